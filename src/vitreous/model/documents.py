@@ -1,0 +1,54 @@
+"""Documents that people or programs write and others read: the facts of a project and the decisions taken in it."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Decision", "Facts"]
+
+
+class Facts(BaseModel):
+    """Facts about the data, as given to `vitreous new` and kept in `project.toml`. Paths are relative to the project."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field("", description="what the data set is")
+    movies: str | None = Field(None, description="glob of movies")
+    micrographs: str | None = Field(None, description="glob of finished micrographs")
+    gain: str | None = Field(None, description="gain reference (movies only)")
+    pixel_size_angstrom: float | None = Field(
+        None, gt=0, lt=100, description="Å per pixel; needed unless every file's header carries it"
+    )
+    voltage_kv: float = Field(300.0, ge=40, le=1500, description="acceleration voltage, kV")
+    cs_mm: float = Field(2.7, ge=0, le=20, description="spherical aberration, mm")
+    amplitude_contrast: float = Field(0.1, ge=0, le=1, description="fraction of amplitude contrast")
+    total_dose: float | None = Field(None, gt=0, description="total exposure, e/Å²")
+    diameter_angstrom: float | None = Field(None, gt=0, description="particle diameter, Å; estimated when not given")
+    symmetry: str = Field("C1", pattern=r"^([CD][1-9][0-9]?|T|O|I)$", description="point group")
+
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> "Facts":
+        if (self.movies is None) == (self.micrographs is None):
+            raise ValueError("give either movies or micrographs, one of them and not both")
+        if self.gain is not None and self.movies is None:
+            raise ValueError("a gain reference goes with movies; finished micrographs are corrected already")
+        return self
+
+
+class Decision(BaseModel):
+    """One judgement of one person on one thing: append-only, replayable, comparable between people.
+
+    A later decision of the same person on the same subject replaces the earlier one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decision_id: str = Field(description="unique identifier")
+    when: datetime
+    who: str = Field(min_length=1, description="annotator")
+    run: str = Field(description="folder name of the run whose result was judged, e.g. 006-classify2d")
+    kind: Literal["class", "pick", "micrograph", "threshold"]
+    subject: str = Field(description="what was judged: a class number, a particle or micrograph identifier, a column")
+    verdict: str = Field(description="accept, reject, or a value")
+    note: str = ""
