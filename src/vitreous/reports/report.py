@@ -1,0 +1,74 @@
+"""The project's report: one HTML page with everything in it, that opens from disk."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import polars as pl
+
+from vitreous import __version__
+from vitreous.io.atomic import write_text
+from vitreous.model.provenance import RunRecord
+from vitreous.reports import sections
+from vitreous.reports.plots import LABEL_COLOURS
+
+__all__ = ["write_report"]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    caption: str
+    source: str
+
+
+def _embed(caption: str, png: bytes) -> _Picture:
+    return _Picture(caption, "data:image/png;base64," + base64.b64encode(png).decode("ascii"))
+
+
+def write_report(root: Path, title: str, tables: Mapping[str, pl.DataFrame], records: Sequence[RunRecord]) -> Path:
+    """Write `report.html` into the project's folder and return its path.
+
+    Parameters
+    ----------
+    root
+        The project's folder.
+    title
+        Heading of the page.
+    tables
+        The latest tables; those that do not exist yet are left out.
+    records
+        The runs in order.
+
+    Returns
+    -------
+    Path
+        The page. It needs no other file and no network.
+    """
+    groups = [
+        ("Motion", sections.draw_motion(root, tables)),
+        ("CTF", sections.draw_ctf(root, tables)),
+        ("Micrographs with picks", sections.draw_picks(root, tables)),
+        ("Pick scores", sections.draw_scores(tables)),
+        ("2D classes", sections.draw_classes(root, tables)),
+        ("3D map", sections.draw_volume(root, tables)),
+    ]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        files("vitreous.reports").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=title,
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        card=sections.describe_dataset(tables),
+        counts=sections.count_labels(tables),
+        records=records,
+        groups=[(name, [_embed(caption, png) for caption, png in pictures]) for name, pictures in groups if pictures],
+        colours=LABEL_COLOURS,
+    )
+    path = root / "report.html"
+    write_text(path, page)
+    return path
