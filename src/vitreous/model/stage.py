@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from vitreous.model.documents import Decision
+from vitreous.model.documents import Decision, Facts
 
 __all__ = [
     "Context",
@@ -68,10 +68,14 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tables that a stage reads, each complete, and people's decisions that concern it."""
+    """The tables that a stage reads, each complete, and people's decisions on the runs that made them.
+
+    `facts` is given to stages that read no table, and to them only: everyone else finds the facts in the tables.
+    """
 
     tables: Mapping[str, pl.DataFrame]
     decisions: tuple[Decision, ...] = ()
+    facts: Facts | None = None
 
     def __getitem__(self, name: str) -> pl.DataFrame:
         return self.tables[name]

@@ -1,0 +1,150 @@
+"""What was done in a project: records of runs, current tables, status."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vitreous.engine.ledger import Ledger, read_ledger
+from vitreous.engine.project import Project
+from vitreous.errors import InputFileError
+from vitreous.io.parquet import read_table
+from vitreous.model.provenance import FailedItem, RunRecord
+
+__all__ = [
+    "ProjectStatus",
+    "RunStatus",
+    "read_current_records",
+    "read_current_tables",
+    "read_done_records",
+    "read_status",
+]
+
+
+class RunStatus(BaseModel):
+    """One run, as `vitreous status` shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    stage: str
+    status: str = Field(description="running (or interrupted), done or failed")
+    current: bool = Field(description="whether the current tables come from it")
+    n_items: int = 0
+    n_done: int = 0
+    failed: tuple[FailedItem, ...] = ()
+    outputs: dict[str, int] = Field(default_factory=dict, description="table name: rows")
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+    message: str = ""
+
+
+class ProjectStatus(BaseModel):
+    """A project, as `vitreous status` shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: str
+    title: str
+    runs: tuple[RunStatus, ...]
+    labels: dict[str, int] = Field(description="label: particles that have it now")
+    resolution_angstrom: float | None = Field(description="of the current map")
+
+
+def read_done_records(root: Path) -> list[RunRecord]:
+    """Return the records of all runs that are done, by folder.
+
+    Raises
+    ------
+    InputFileError
+        If a record cannot be read.
+    """
+    records = []
+    for path in sorted((root / "runs").glob("*/run.json")):
+        try:
+            records.append(RunRecord.model_validate_json(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            raise InputFileError(
+                path,
+                found=f"a record that cannot be read ({error})",
+                expected="the record of a run",
+                remedy="Delete the run's folder and run the project again.",
+            ) from error
+    return records
+
+
+def read_current_records(project: Project, ledger: Ledger | None = None) -> list[RunRecord]:
+    """Return the runs that the current tables come from, and all runs that these read, in the order of work."""
+    records = {record.folder: record for record in read_done_records(project.root)}
+    if ledger is None:
+        with read_ledger(project.root) as reader:
+            history = reader.read_history()
+    else:
+        history = ledger.read_history()
+    ordered = [records[folder] for folder in history if folder in records] or list(records.values())
+    makers = {name: record.folder for record in ordered for name in record.outputs}
+    needed, waiting = set[str](), list(makers.values())
+    while waiting:
+        folder = waiting.pop()
+        if folder not in needed and folder in records:
+            needed.add(folder)
+            waiting.extend(records[folder].inputs.values())
+    return [record for record in ordered if record.folder in needed]
+
+
+def read_current_tables(project: Project, records: Sequence[RunRecord]) -> dict[str, pl.DataFrame]:
+    """Return the newest of each table."""
+    makers = {name: record.folder for record in records for name in record.outputs}
+    return {name: read_table(project.runs / folder / f"{name}.parquet", name) for name, folder in makers.items()}
+
+
+def read_status(project: Project) -> ProjectStatus:
+    """Return what was done, what failed and what came out."""
+    done = {record.folder: record for record in read_done_records(project.root)}
+    current_records = read_current_records(project)
+    current = {record.folder for record in current_records}
+    runs = {
+        folder: RunStatus(
+            folder=folder,
+            stage=record.stage,
+            status="done",
+            current=folder in current,
+            n_items=record.n_items,
+            n_done=record.n_done,
+            failed=record.failed,
+            outputs=dict(record.outputs),
+            seconds=record.seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
+            warnings=record.warnings,
+        )
+        for folder, record in done.items()
+    }
+    with read_ledger(project.root) as ledger:
+        for row in ledger.read_runs():
+            if row.folder in done:
+                continue
+            items = ledger.read_items(row.folder).values()
+            runs[row.folder] = RunStatus(
+                folder=row.folder,
+                stage=row.stage,
+                status="failed" if row.status == "failed" else "running",
+                current=False,
+                n_items=row.n_items or 0,
+                n_done=sum(item.done for item in items),
+                failed=tuple(FailedItem(item_id=item.item_id, message=item.message) for item in items if not item.done),
+                message=row.message,
+            )
+    tables = read_current_tables(project, current_records)
+    labels = (
+        dict(tables["particles"]["label"].value_counts().sort("label").iter_rows()) if "particles" in tables else {}
+    )
+    resolutions = tables["volumes"]["resolution_angstrom"].drop_nulls() if "volumes" in tables else pl.Series()
+    return ProjectStatus(
+        root=str(project.root),
+        title=project.title,
+        runs=tuple(runs[folder] for folder in sorted(runs)),
+        labels=labels,
+        resolution_angstrom=resolutions[0] if len(resolutions) else None,
+    )
