@@ -5,7 +5,6 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-import typer.main
 from click import Context, Group
 
 import vitreous.ops
@@ -51,7 +50,6 @@ def write_stages() -> str:
 
 def write_command_line() -> str:
     """Return the help of every command."""
-    group = typer.main.get_command(app)
     parts = []
 
     def describe(command: Any, words: str) -> None:
@@ -59,9 +57,9 @@ def write_command_line() -> str:
         parts.append(f"## `{words}`\n\n```text\n{command.get_help(context)}\n```")
         if isinstance(command, Group):
             for name in command.list_commands(context):
-                describe(command.commands[name], f"{words} {name}")
+                describe(command.get_command(context, name), f"{words} {name}")
 
-    describe(group, "vitreous")
+    describe(app, "vitreous")
     return "\n\n".join(parts)
 
 

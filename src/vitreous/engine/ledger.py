@@ -147,7 +147,7 @@ class Ledger:
 
 def _explain(root: Path, error: Exception) -> ProjectError:
     return ProjectError(
-        f"{root / DATABASE_FILE}: found that it cannot be written ({error}); expected a writable folder with free space. "
+        f"{root / DATABASE_FILE}: found that it cannot be used ({error}); expected a writable folder with free space. "
         "Free some space or make the folder writable, then run the same command again."
     )
 
@@ -204,7 +204,7 @@ def open_ledger(root: Path) -> Iterator[Ledger]:
         try:
             _METADATA.create_all(engine)
             yield Ledger(engine)
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             raise _explain(root, error.orig or error) from error
         finally:
             engine.dispose()

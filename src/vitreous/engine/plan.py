@@ -16,7 +16,7 @@ from vitreous.model.params import build_params
 from vitreous.model.provenance import RunRecord
 from vitreous.model.stage import Inputs, Stage, StageParams
 
-__all__ = ["Plan", "make_plan", "parse_setting", "read_inputs", "resolve_inputs"]
+__all__ = ["Plan", "make_plan", "parse_setting", "parse_value", "read_inputs", "resolve_inputs"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,13 @@ def parse_setting(word: str) -> tuple[str, str, object]:
     stage, dot, param = name.partition(".")
     if not (equals and dot and stage and param):
         raise SettingError(f"--set {word}: expected stage.param=value, e.g. extract.box_factor=1.5")
+    return stage, param, parse_value(text)
+
+
+def parse_value(text: str) -> object:
+    """Return `text` read as JSON where it reads as such, otherwise as it is."""
     try:
-        return stage, param, json.loads(text)
+        value: object = json.loads(text)
     except json.JSONDecodeError:
-        return stage, param, text
+        return text
+    return value

@@ -75,7 +75,7 @@ def create_project(root: Path, facts: Facts, recipe: Recipe = DEFAULT_RECIPE) ->
         if (value := getattr(facts, name)) is not None
     }
     for name, pattern in changed.items():
-        if not glob.glob(str(root / pattern), recursive=True):  # noqa: PTH207 - the pattern may lead out of the folder
+        if not glob.glob(os.path.normpath(root / pattern), recursive=True):  # noqa: PTH207 - the pattern may lead out of the folder
             raise InputFileError(
                 getattr(facts, name),
                 found="no file of that name",

@@ -1,0 +1,78 @@
+"""Options that are made from models, and those that several commands share."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from vitreous.engine.machine import Machine, count_cores
+from vitreous.engine.plan import parse_value
+
+__all__ = ["choose_machine", "drop_unset", "machine_options", "make_options", "project_argument"]
+
+
+def _describe_type(info: FieldInfo) -> click.ParamType | str:
+    annotation = info.annotation
+    choices = [get_args(part) for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal]
+    if choices:
+        return click.Choice([str(choice) for choice in choices[0]])
+    kinds = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and part is not type(None)]
+    return kinds[0].__name__.upper() if kinds else "VALUE"
+
+
+class _Value(click.ParamType):
+    """Any value that a model checks later."""
+
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return parse_value(value) if isinstance(value, str) else value
+
+
+def make_options(model: type[BaseModel]) -> list[click.Parameter]:
+    """Return an option for every field of `model`; fields that are not given are None."""
+    options: list[click.Parameter] = []
+    for name, info in model.model_fields.items():
+        kind = _describe_type(info)
+        default = info.get_default(call_default_factory=True)
+        shown = "required" if info.is_required() else f"default: {json.dumps(default, default=str)}"
+        options.append(
+            click.Option(
+                [f"--{name.replace('_', '-')}", name],
+                type=kind if isinstance(kind, click.ParamType) else _Value(),
+                metavar=None if isinstance(kind, click.ParamType) else kind,
+                default=None,
+                help=f"{info.description or ''} [{shown}]",
+            )
+        )
+    return options
+
+
+def drop_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+project_argument = click.argument("project", type=click.Path(path_type=Path))
+
+_MACHINE = (
+    click.option("--workers", type=click.IntRange(1), help="processes that work on items [default: one per core]"),
+    click.option("--device", default="cpu", show_default=True, help="where tensors go: cpu, cuda, cuda:1, ..."),
+    click.option("--scheduler", help="address of a Dask scheduler, e.g. tcp://head-node:8786"),
+)
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options on the machine to a command."""
+    for option in reversed(_MACHINE):
+        command = option(command)
+    return command
+
+
+def choose_machine(workers: int | None, device: str, scheduler: str | None) -> Machine:
+    """Return the machine that these options ask for."""
+    return Machine(workers=workers or count_cores(), device=device, scheduler=scheduler)
