@@ -1,0 +1,222 @@
+"""Particle coordinates of other programs: CSV, STAR, EMAN boxes, and our own tables.
+
+Row 0 is the micrograph's first in memory. What counts rows from the other side, as CryoPPP's published files do for MRC,
+is converted here and nowhere else: `y_origin="bottom"`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import polars as pl
+
+from vitreous.errors import InputFileError, SettingError
+from vitreous.io.atomic import open_for_replacement
+from vitreous.io.box import read_box, write_box
+from vitreous.io.star import read_star, write_star
+
+__all__ = ["COORDINATES_SCHEMA", "YOrigin", "read_coordinates", "write_coordinates"]
+
+YOrigin = Literal["top", "bottom"]
+
+COORDINATES_SCHEMA = pl.Schema(
+    {
+        "micrograph": pl.String(),
+        "x_px": pl.Float64(),
+        "y_px": pl.Float64(),
+        "score": pl.Float64(),
+        "diameter_px": pl.Float64(),
+    }
+)
+"""Columns of coordinates; `micrograph` is its file's stem, score and diameter may be null."""
+
+_IMAGE_SUFFIX = re.compile(r"\.(mrcs?|tiff?|png|jpe?g|eer)$", re.IGNORECASE)
+_PICKS_SUFFIX = re.compile(r"_(autopick|manualpick|topazpicks?)$")
+"""What RELION adds to a micrograph's name to name the file with its picks."""
+
+_CSV_NAMES = {"x-coordinate": "x_px", "y-coordinate": "y_px", "diameter": "diameter_px", "micrograph_id": "micrograph"}
+_STAR_NAMES = {
+    "rlnMicrographName": "micrograph",
+    "rlnCoordinateX": "x_px",
+    "rlnCoordinateY": "y_px",
+    "rlnAutopickFigureOfMerit": "score",
+}
+
+
+def _refuse(path: Path, found: str, expected: str) -> InputFileError:
+    remedy = "Check the path, and that the file holds particle coordinates and is whole."
+    return InputFileError(path, found=found, expected=expected, remedy=remedy)
+
+
+def _find_stem(name: str) -> str:
+    """Return the stem of a micrograph that another program names; dots that begin no image suffix belong to the name."""
+    return _IMAGE_SUFFIX.sub("", PurePosixPath(name.strip()).name)
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    frame = pl.read_csv(path, infer_schema=False)
+    names = {column: column.strip().lower() for column in frame.columns}
+    frame = frame.rename({column: _CSV_NAMES.get(name, name) for column, name in names.items()})
+    if not {"x_px", "y_px"} <= set(frame.columns):
+        raise _refuse(path, f"columns {', '.join(names)}", "columns X-Coordinate and Y-Coordinate, or x_px and y_px")
+    return frame.with_columns(pl.all().str.strip_chars())
+
+
+def _read_star(path: Path) -> pl.DataFrame:
+    blocks = read_star(path)
+    for frame in blocks.values():
+        if {"rlnCoordinateX", "rlnCoordinateY"} <= set(frame.columns):
+            known = {label: name for label, name in _STAR_NAMES.items() if label in frame.columns}
+            return frame.select(known).rename(known)
+    labels = [label for frame in blocks.values() for label in frame.columns]
+    raise _refuse(path, f"labels {', '.join(labels[:8])}", "a loop with rlnCoordinateX and rlnCoordinateY")
+
+
+def _read_particles(path: Path) -> pl.DataFrame:
+    """Read our particles table; the negatives are no picks, and diameters are in Å there."""
+    frame = pl.read_parquet(path)
+    if not {"micrograph_id", "x_px", "y_px", "label"} <= set(frame.columns):
+        raise _refuse(path, f"columns {', '.join(frame.columns[:8])}", "the particles table of a run")
+    return frame.filter(pl.col("label") != "negative").select(
+        "x_px", "y_px", micrograph="micrograph_id", score="ncc" if "ncc" in frame.columns else pl.lit(None)
+    )
+
+
+_READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": _read_csv,
+    ".star": _read_star,
+    ".box": read_box,
+    ".parquet": _read_particles,
+}
+
+
+def _read_file(path: Path) -> pl.DataFrame:
+    if path.suffix.lower() not in _READERS:
+        raise _refuse(path, f"a file named {path.suffix or 'without a suffix'}", f"one of {', '.join(_READERS)}")
+    try:
+        frame = _READERS[path.suffix.lower()](path)
+        if "micrograph" not in frame.columns:
+            frame = frame.with_columns(micrograph=pl.lit(_PICKS_SUFFIX.sub("", path.stem)))
+        frame = frame.select(
+            (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in COORDINATES_SCHEMA.items()
+        )
+    except InputFileError:
+        raise
+    except FileNotFoundError as error:
+        raise _refuse(path, "no such file", "a file of coordinates") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        found = f"a file that cannot be read ({str(error).splitlines()[0]})"
+        raise _refuse(path, found, "a table of numbers") from error
+    wrong = frame.filter(~(pl.col("x_px").is_finite() & pl.col("y_px").is_finite()).fill_null(value=False))
+    if wrong.height:
+        raise _refuse(path, f"{wrong.height} rows without numbers for x and y", "a centre in every row")
+    return frame.with_columns(pl.col("micrograph").map_elements(_find_stem, return_dtype=pl.String))
+
+
+def read_coordinates(path: Path, *, y_origin: YOrigin = "top", ny_px: int | None = None) -> pl.DataFrame:
+    """Read particle centres from one file or from the files of a folder.
+
+    Parameters
+    ----------
+    path
+        CSV as CryoPPP publishes it (`X-Coordinate,Y-Coordinate,Diameter`, one file per micrograph) or with the columns
+        `micrograph,x_px,y_px`; STAR; EMAN `.box`; or our particles table in parquet, without its negatives. A folder
+        holds files of one of these kinds.
+    y_origin
+        `bottom` for files that count rows from the side of the last row in memory: y becomes `ny_px - y`.
+    ny_px
+        Rows of the micrographs; needed with `bottom`.
+
+    Returns
+    -------
+    pl.DataFrame
+        Columns as of `COORDINATES_SCHEMA`.
+
+    Raises
+    ------
+    InputFileError
+        If there is no such file, or it is of no such kind.
+    SettingError
+        If `ny_px` is needed and missing.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+        if len({file.suffix.lower() for file in files}) != 1:
+            found = f"{' and '.join(sorted({file.suffix for file in files})) or 'no'} files"
+            raise _refuse(path, found, f"files of one kind: {', '.join(_READERS)}")
+    else:
+        files = [path]
+    return _convert_rows(pl.concat([_read_file(file) for file in files]), y_origin, ny_px)
+
+
+def _convert_rows(frame: pl.DataFrame, y_origin: YOrigin, ny_px: int | None) -> pl.DataFrame:
+    """Count rows from the other side where `y_origin` says so; its own inverse."""
+    if y_origin == "top":
+        return frame
+    if ny_px is None:
+        raise SettingError(
+            "y origin bottom: the number of rows of the micrographs (ny_px) is needed to convert y, none given"
+        )
+    return frame.with_columns(y_px=ny_px - pl.col("y_px"))
+
+
+def _make_star_block(frame: pl.DataFrame) -> pl.DataFrame:
+    columns = {
+        "rlnMicrographName": pl.col("micrograph") + ".mrc",
+        "rlnCoordinateX": pl.col("x_px"),
+        "rlnCoordinateY": pl.col("y_px"),
+    }
+    if frame.height and not frame["score"].null_count():
+        columns["rlnAutopickFigureOfMerit"] = pl.col("score")
+    return frame.select(**columns)
+
+
+def write_coordinates(
+    path: Path,
+    frame: pl.DataFrame,
+    *,
+    box_px: int | None = None,
+    y_origin: YOrigin = "top",
+    ny_px: int | None = None,
+) -> None:
+    """Write particle centres, atomically, in the format that the suffix of `path` names.
+
+    Parameters
+    ----------
+    path
+        `.csv` (all columns), `.star` (RELION), or `.box` (EMAN, one micrograph).
+    frame
+        Columns as of `COORDINATES_SCHEMA`; score and diameter may be missing.
+    box_px
+        Side of the boxes; needed for `.box`.
+    y_origin, ny_px
+        As of `read_coordinates`: how the file is to count rows.
+
+    Raises
+    ------
+    SettingError
+        If the suffix is another, or what the format needs is missing.
+    """
+    frame = _convert_rows(frame, y_origin, ny_px).select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in COORDINATES_SCHEMA.items()
+    )
+    match path.suffix.lower():
+        case ".csv":
+            with open_for_replacement(path) as temporary:
+                frame.write_csv(temporary)
+        case ".star":
+            write_star(path, {"particles": _make_star_block(frame)})
+        case ".box":
+            if box_px is None:
+                raise SettingError(f"{path}: the side of the boxes in pixels is needed to write boxes, none given")
+            if (n_micrographs := frame["micrograph"].n_unique()) > 1:
+                raise SettingError(
+                    f"{path}: found coordinates of {n_micrographs} micrographs; a box file holds those of one. "
+                    "Write .star or .csv, or convert them one by one."
+                )
+            write_box(path, frame, box_px)
+        case _:
+            raise SettingError(f"{path}: cannot write this format; expected a name ending in .csv, .star or .box")

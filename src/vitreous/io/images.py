@@ -1,0 +1,152 @@
+"""Finished micrographs in any format that we take, and the size of any image or movie."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitreous.errors import InputFileError
+from vitreous.io.mrc import read_mrc, read_mrc_header
+from vitreous.io.tiff import read_tiff, read_tiff_header
+
+__all__ = ["ImageFormat", "ImageInfo", "find_format", "find_stem", "probe_image", "read_micrograph"]
+
+ImageFormat = Literal["MRC", "TIFF", "picture"]
+
+_FORMATS: dict[str, ImageFormat] = {
+    ".mrc": "MRC",
+    ".mrcs": "MRC",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".png": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Size of an image or movie; Å per pixel is None where the header has none."""
+
+    nx_px: int
+    ny_px: int
+    n_frames: int
+    pixel_size_angstrom: float | None
+
+
+def _split_name(path: Path) -> tuple[str, str]:
+    """Return stem and suffix; a compressed MRC file (x.mrc.bz2) has those of the file within."""
+    inner = path.with_suffix("") if path.suffix.lower() in {".bz2", ".gz"} else path
+    if inner is not path and _FORMATS.get(inner.suffix.lower()) != "MRC":
+        inner = path
+    return inner.stem, inner.suffix.lower()
+
+
+def find_stem(path: Path) -> str:
+    """Return the file's name without its suffix; `x.mrc.bz2` and `x.mrc` both give `x`."""
+    return _split_name(path)[0]
+
+
+def find_format(path: Path) -> ImageFormat:
+    """Return the format that the file's name stands for.
+
+    Raises
+    ------
+    InputFileError
+        If it is none that we read.
+    """
+    suffix = _split_name(path)[1]
+    if suffix not in _FORMATS:
+        raise InputFileError(
+            path,
+            found=f"a file named {suffix or 'without a suffix'}",
+            expected=f"one of {', '.join(_FORMATS)}",
+            remedy="Convert it to MRC or TIFF, or make the glob match images only.",
+        )
+    return _FORMATS[suffix]
+
+
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            # A super-resolution micrograph is larger than what Pillow takes for an attack.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
+        raise InputFileError(
+            path,
+            found=found,
+            expected="a complete PNG or JPEG image",
+            remedy="Check that the file was copied whole (compare its size with the original) or leave it out.",
+        ) from error
+
+
+def probe_image(path: Path) -> ImageInfo:
+    """Return the size of an image or movie from its header.
+
+    A pixel size of 0 or exactly 1 Å in a header is what programs write that know none: it counts as none.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing, of a format that we do not read, damaged, or shorter than its header says (PNG and JPEG do
+        not say).
+    """
+    match find_format(path):
+        case "MRC":
+            header = read_mrc_header(path)
+            (n_frames, ny, nx), pixel_size = header.shape, header.pixel_size_angstrom
+        case "TIFF":
+            n_frames, ny, nx, pixel_size = read_tiff_header(path)
+        case "picture":
+            with _open_picture(path) as image:
+                (nx, ny), n_frames, pixel_size = image.size, 1, None
+    known = pixel_size is not None and pixel_size > 0 and abs(pixel_size - 1) > 1e-5
+    return ImageInfo(nx, ny, n_frames, pixel_size if known else None)
+
+
+def _read_picture(path: Path) -> NDArray[Any]:
+    with _open_picture(path) as image:
+        if image.mode in {"1", "L", "I", "I;16", "I;16B", "F"}:
+            return np.asarray(image if image.mode != "1" else image.convert("L"))
+        if image.mode == "LA":
+            return np.asarray(image.convert("L"))
+        colours: NDArray[Any] = np.asarray(image.convert("RGB"), dtype=np.float32)
+        return np.mean(colours, axis=2)
+
+
+def read_micrograph(path: Path) -> tuple[NDArray[np.float32], float | None]:
+    """Return a finished micrograph, float32 `(ny, nx)`, and Å per pixel, None where the header has none.
+
+    Rows of TIFF are flipped, those of MRC, PNG and JPEG are not; colours are averaged.
+
+    Raises
+    ------
+    InputFileError
+        If the file is not one complete image.
+    """
+    info = probe_image(path)
+    if info.n_frames != 1:
+        raise InputFileError(
+            path,
+            found=f"{info.n_frames} frames",
+            expected="one finished micrograph",
+            remedy="Give movies with --movies.",
+        )
+    match find_format(path):
+        case "MRC":
+            array = read_mrc(path)[0]
+        case "TIFF":
+            array = read_tiff(path)
+        case "picture":
+            array = _read_picture(path)
+    return np.ascontiguousarray(array.reshape(info.ny_px, info.nx_px), dtype=np.float32), info.pixel_size_angstrom

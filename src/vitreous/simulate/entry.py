@@ -1,0 +1,149 @@
+"""A whole simulated data set on disk: movies, gain reference, and the truth apart from them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from vitreous.io.atomic import open_for_replacement, write_text
+from vitreous.io.mrc import write_mrc
+from vitreous.io.tiff import write_tiff
+from vitreous.simulate.micrograph import Micrograph, make_micrograph
+from vitreous.simulate.movie import make_camera, make_movie, make_trajectory
+from vitreous.simulate.particles import make_projector
+from vitreous.simulate.settings import SimulationSettings
+from vitreous.simulate.volume import compute_volume, load_specimen
+
+__all__ = ["SimulatedEntry", "simulate_entry"]
+
+
+@dataclass(frozen=True)
+class SimulatedEntry:
+    """Where a simulated data set lies.
+
+    Attributes
+    ----------
+    root, settings
+        The folder and what was asked for.
+    movies
+        `movies/<name>.tif`, one per movie; `<name>` is the micrograph in the tables of the truth.
+    gain
+        `gain.mrc`, multiplicative, in memory orientation; None when the camera was perfect.
+    coordinates
+        `truth/coordinates.csv`: micrograph, x_px, y_px, diameter_px; pixel centres at integers, of the first frame.
+    particles
+        `truth/particles.parquet`: also rot_deg, tilt_deg, psi_deg (RELION's ZYZ) and defocus_angstrom.
+    micrographs
+        `truth/micrographs.parquet`: defocus, and shift_x_px and shift_y_px, where the specimen of every frame stands
+        relative to the first.
+    volume
+        `truth/map.mrc`: the potential over that of ice, V.
+    diameter_angstrom
+        Of the particle.
+    """
+
+    root: Path
+    settings: SimulationSettings
+    movies: tuple[Path, ...]
+    gain: Path | None
+    coordinates: Path
+    particles: Path
+    micrographs: Path
+    volume: Path
+    diameter_angstrom: float
+
+
+def _list_particles(name: str, micrograph: Micrograph, diameter_px: float) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "micrograph": pl.Series([name] * len(micrograph.centres_px), dtype=pl.String),
+            "x_px": micrograph.centres_px[:, 0],
+            "y_px": micrograph.centres_px[:, 1],
+            "diameter_px": np.full(len(micrograph.centres_px), diameter_px),
+            "rot_deg": micrograph.angles_deg[:, 0],
+            "tilt_deg": micrograph.angles_deg[:, 1],
+            "psi_deg": micrograph.angles_deg[:, 2],
+            "defocus_angstrom": micrograph.defocus_angstrom,
+        }
+    )
+
+
+def simulate_entry(
+    out: Path, settings: SimulationSettings, progress: Callable[[float, str], None] | None = None
+) -> SimulatedEntry:
+    """Simulate a data set into the folder `out`; the same settings make the same files.
+
+    Parameters
+    ----------
+    out
+        Folder, made if need be; files of an earlier simulation are replaced.
+    settings
+        What to simulate.
+    progress
+        Told the fraction done and what is being done.
+
+    Raises
+    ------
+    SettingError
+        If there is no room for the particles.
+    InputFileError
+        If the atomic model cannot be read or the folder cannot be written to.
+    """
+    report = progress or (lambda fraction, doing: None)
+    report(0.0, f"potential of {settings.model}")
+    pixel_size = settings.pixel_size_angstrom
+    specimen = load_specimen(settings.model, pixel_size)
+    volume = compute_volume(specimen)
+    projector = make_projector(settings.generator, specimen, volume)
+    camera = make_camera(settings, np.random.default_rng([settings.seed, 0]))
+    diameter_px = round(specimen.diameter_angstrom / pixel_size, 3)
+
+    movies, particles, micrographs = [], [], []
+    for index in range(settings.n_movies):
+        name = f"movie_{index + 1:04d}"
+        report((0.5 + index) / (0.5 + settings.n_movies), f"{name}, {index + 1} of {settings.n_movies}")
+        rng = np.random.default_rng([settings.seed, 1 + index])
+        with_carbon = index >= settings.n_movies - settings.n_carbon_movies
+        micrograph = make_micrograph(settings, projector, specimen.box_px, specimen.diameter_angstrom, with_carbon, rng)
+        trajectory = make_trajectory(settings, rng)
+        path = out / "movies" / f"{name}.tif"
+        write_tiff(path, make_movie(micrograph, trajectory, camera, settings, rng), pixel_size_angstrom=pixel_size)
+        movies.append(path)
+        particles.append(_list_particles(name, micrograph, diameter_px))
+        micrographs.append(
+            {
+                "micrograph": name,
+                "defocus_u_angstrom": micrograph.defocus_u_angstrom,
+                "defocus_v_angstrom": micrograph.defocus_v_angstrom,
+                "defocus_angle_deg": micrograph.defocus_angle_deg,
+                "carbon": with_carbon,
+                "shift_x_px": trajectory[:, 1].tolist(),
+                "shift_y_px": trajectory[:, 0].tolist(),
+            }
+        )
+
+    gain = out / "gain.mrc" if settings.gain else None
+    if gain is not None:
+        write_mrc(gain, camera.gain, pixel_size)
+    truth = out / "truth"
+    entry = SimulatedEntry(
+        root=out,
+        settings=settings,
+        movies=tuple(movies),
+        gain=gain,
+        coordinates=truth / "coordinates.csv",
+        particles=truth / "particles.parquet",
+        micrographs=truth / "micrographs.parquet",
+        volume=truth / "map.mrc",
+        diameter_angstrom=specimen.diameter_angstrom,
+    )
+    table = pl.concat(particles)
+    write_text(entry.coordinates, table.select("micrograph", "x_px", "y_px", "diameter_px").write_csv())
+    for path, frame in ((entry.particles, table), (entry.micrographs, pl.DataFrame(micrographs))):
+        with open_for_replacement(path) as temporary:
+            frame.write_parquet(temporary)
+    write_mrc(entry.volume, volume, pixel_size, volume=True)
+    report(1.0, "done")
+    return entry
