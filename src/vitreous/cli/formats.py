@@ -23,7 +23,7 @@ def formats() -> None:
 @click.option("--in-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
 @click.option("--out-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
 @click.option(
-    "--height", type=click.IntRange(1), metavar="PX", help="rows of the micrographs; needed for an origin at the bottom"
+    "--height", type=click.IntRange(1), metavar="PX", help="rows of the micrographs, for an origin at the bottom"
 )
 @click.option("--box", type=click.IntRange(1), metavar="PX", help="side of the boxes; needed to write .box")
 def convert(

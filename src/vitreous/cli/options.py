@@ -15,7 +15,7 @@ from vitreous.engine.plan import parse_value
 __all__ = ["choose_machine", "drop_unset", "machine_options", "make_options", "project_argument"]
 
 
-def _describe_type(info: FieldInfo) -> click.ParamType | str:
+def _describe_type(info: FieldInfo) -> click.ParamType[Any] | str:
     annotation = info.annotation
     choices = [get_args(part) for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal]
     if choices:
@@ -24,7 +24,7 @@ def _describe_type(info: FieldInfo) -> click.ParamType | str:
     return kinds[0].__name__.upper() if kinds else "VALUE"
 
 
-class _Value(click.ParamType):
+class _Value(click.ParamType[Any]):
     """Any value that a model checks later."""
 
     name = "value"

@@ -68,7 +68,7 @@ def _read_star(path: Path) -> pl.DataFrame:
     for frame in blocks.values():
         if {"rlnCoordinateX", "rlnCoordinateY"} <= set(frame.columns):
             known = {label: name for label, name in _STAR_NAMES.items() if label in frame.columns}
-            return frame.select(known).rename(known)
+            return frame.select(list(known)).rename(known)
     labels = [label for frame in blocks.values() for label in frame.columns]
     raise _refuse(path, f"labels {', '.join(labels[:8])}", "a loop with rlnCoordinateX and rlnCoordinateY")
 

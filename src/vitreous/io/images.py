@@ -120,8 +120,8 @@ def _read_picture(path: Path) -> NDArray[Any]:
             return np.asarray(image if image.mode != "1" else image.convert("L"))
         if image.mode == "LA":
             return np.asarray(image.convert("L"))
-        colours: NDArray[Any] = np.asarray(image.convert("RGB"), dtype=np.float32)
-        return np.mean(colours, axis=2)
+        grey: NDArray[Any] = np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=2)
+        return grey
 
 
 def read_micrograph(path: Path) -> tuple[NDArray[np.float32], float | None]:

@@ -41,7 +41,7 @@ def read_structure(path: Path, *, assembly: str | None = "1") -> AtomicStructure
     """
     try:
         structure = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
         found = f"a file that cannot be read ({error})" if path.exists() else "no such file"
         raise InputFileError(path, found=found, expected="an atomic model, PDB or mmCIF", remedy=_REMEDY) from error
     structure.setup_entities()

@@ -133,7 +133,7 @@ def compute_potential_map(
         raise ValueError(f"an atom is less than {half} voxels from the border of the map of {size} voxels")
     volume = torch.zeros(size**3, dtype=torch.float32, device=device)
     stencil = (offsets[:, None, None] * size + offsets[:, None]) * size + offsets
-    for chunk in torch.arange(len(nearest), device=device).split(2000):
+    for chunk in torch.split(torch.arange(len(nearest), device=device), 2000):
         heights = amplitudes[kinds[chunk]] * (4 * math.pi / widths[kinds[chunk]]) ** 1.5
         distances = (nearest[chunk, :, None] + offsets - places[chunk, :, None]) * pixel_size_angstrom
         profiles = torch.exp(-4 * math.pi**2 * distances[:, :, None, :] ** 2 / widths[kinds[chunk]][:, None, :, None])
@@ -142,7 +142,8 @@ def compute_potential_map(
         values = torch.bmm((z * heights[:, :, None].float()).transpose(1, 2), in_plane)
         corner = (nearest[chunk, 2] * size + nearest[chunk, 1]) * size + nearest[chunk, 0]
         volume.index_add_(0, (corner[:, None] + stencil.flatten()).flatten(), values.flatten())
-    return volume.reshape(size, size, size)
+    result: Tensor = volume.reshape(size, size, size)
+    return result
 
 
 def _compute_spline_weights(fractions: Tensor) -> Tensor:

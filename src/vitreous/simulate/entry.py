@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from vitreous.io.atomic import open_for_replacement, write_text
 from vitreous.io.mrc import write_mrc
@@ -70,6 +71,13 @@ def _list_particles(name: str, micrograph: Micrograph, diameter_px: float) -> pl
     )
 
 
+def _spread_defocus(settings: SimulationSettings, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the defocus of every movie: one at random from each of as many equal parts of the range, in random order."""
+    parts = (rng.permutation(settings.n_movies) + rng.uniform(0, 1, settings.n_movies)) / settings.n_movies
+    span = settings.defocus_max_angstrom - settings.defocus_min_angstrom
+    return np.asarray(settings.defocus_min_angstrom + span * parts)
+
+
 def simulate_entry(
     out: Path, settings: SimulationSettings, progress: Callable[[float, str], None] | None = None
 ) -> SimulatedEntry:
@@ -98,6 +106,7 @@ def simulate_entry(
     volume = compute_volume(specimen)
     projector = make_projector(settings.generator, specimen, volume)
     camera = make_camera(settings, np.random.default_rng([settings.seed, 0]))
+    defocus = _spread_defocus(settings, np.random.default_rng([settings.seed, 0, 1]))
     diameter_px = round(specimen.diameter_angstrom / pixel_size, 3)
 
     movies, particles, micrographs = [], [], []
@@ -106,7 +115,15 @@ def simulate_entry(
         report((0.5 + index) / (0.5 + settings.n_movies), f"{name}, {index + 1} of {settings.n_movies}")
         rng = np.random.default_rng([settings.seed, 1 + index])
         with_carbon = index >= settings.n_movies - settings.n_carbon_movies
-        micrograph = make_micrograph(settings, projector, specimen.box_px, specimen.diameter_angstrom, with_carbon, rng)
+        micrograph = make_micrograph(
+            settings,
+            projector,
+            specimen.box_px,
+            specimen.diameter_angstrom,
+            float(defocus[index]),
+            with_carbon,
+            rng,
+        )
         trajectory = make_trajectory(settings, rng)
         path = out / "movies" / f"{name}.tif"
         write_tiff(path, make_movie(micrograph, trajectory, camera, settings, rng), pixel_size_angstrom=pixel_size)

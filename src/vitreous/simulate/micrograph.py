@@ -158,13 +158,14 @@ def make_micrograph(
     projector: Projector,
     box: int,
     diameter_angstrom: float,
+    defocus_angstrom: float,
     with_carbon: bool,
     rng: np.random.Generator,
 ) -> Micrograph:
     """Place particles at random in a field and image it.
 
-    The object is weak: contrast = 2 sigma V (times `settings.contrast`) convolved with the CTF, in slabs of 100 Å, each with its own defocus, so that the
-    defocus of every particle is known.
+    The object is weak: contrast = 2 sigma V (times `settings.contrast`) convolved with the CTF, in slabs of 100 Å, each with
+    its own defocus, so that the defocus of every particle is known.
 
     Parameters
     ----------
@@ -174,6 +175,8 @@ def make_micrograph(
         Gives projections on `box` pixels.
     diameter_angstrom
         Of the particle, for distances between particles and from contamination.
+    defocus_angstrom
+        Mean defocus of the middle of the ice.
     with_carbon
         Whether a carbon edge is in view.
     rng
@@ -202,14 +205,13 @@ def make_micrograph(
         spectra = torch.stack([projector.project(rotation) for rotation in compute_rotations(angles)])
         _add_projections(slabs, layers, centres, spectra, box)
 
-    defocus = rng.uniform(settings.defocus_min_angstrom, settings.defocus_max_angstrom)
     half_astigmatism = rng.uniform(0, settings.astigmatism_angstrom) / 2
     angle = float(rng.uniform(0, 180))
     ctfs = compute_ctf_2d(
         canvas,
         pixel_size,
-        torch.from_numpy(defocus + half_astigmatism + np.append(heights, 0.0)),
-        torch.from_numpy(defocus - half_astigmatism + np.append(heights, 0.0)),
+        torch.from_numpy(defocus_angstrom + half_astigmatism + np.append(heights, 0.0)),
+        torch.from_numpy(defocus_angstrom - half_astigmatism + np.append(heights, 0.0)),
         angle,
         voltage_kv=settings.voltage_kv,
         cs_mm=settings.cs_mm,
@@ -237,8 +239,8 @@ def make_micrograph(
         transmission=surroundings.transmission,
         centres_px=centres[seen] - margin,
         angles_deg=angles[seen],
-        defocus_angstrom=defocus + heights[layers[seen]],
-        defocus_u_angstrom=float(defocus + half_astigmatism),
-        defocus_v_angstrom=float(defocus - half_astigmatism),
+        defocus_angstrom=np.asarray(defocus_angstrom + heights[layers[seen]], dtype=np.float64),
+        defocus_u_angstrom=float(defocus_angstrom + half_astigmatism),
+        defocus_v_angstrom=float(defocus_angstrom - half_astigmatism),
         defocus_angle_deg=angle,
     )

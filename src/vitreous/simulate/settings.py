@@ -59,7 +59,7 @@ class SimulationSettings(BaseModel):
         return self
 
 
-DEMO_SETTINGS = SimulationSettings(n_carbon_movies=1, seed=2026)
+DEMO_SETTINGS = SimulationSettings(n_carbon_movies=1, generator="atoms", seed=2026)
 """Six movies of apoferritin."""
 
 DEMO_DIAMETER_ANGSTROM = 125.0

@@ -64,15 +64,16 @@ def _get_facts(inputs: Inputs) -> Facts:
     return inputs.facts
 
 
+def _locate(root: Path, name: str) -> Path:
+    """Return where a path relative to the project lies; normalised as text, so that links stay what they are called."""
+    return Path(os.path.normpath(root / name))
+
+
 def _find_files(facts: Facts, root: Path) -> list[str]:
     """Return the files that the facts' glob matches, relative to the project, in natural order."""
     option, pattern = ("--movies", facts.movies) if facts.movies is not None else ("--micrographs", facts.micrographs)
-    # The glob may lead out of the project; normalised as text, so that links stay what they are called.
-    whole = os.path.normpath(root / str(pattern))
-    names = sorted(
-        (os.path.relpath(name, root) for name in glob.glob(whole, recursive=True) if Path(name).is_file()),  # noqa: PTH207
-        key=_make_sort_key,
-    )
+    found = glob.glob(str(_locate(root, str(pattern))), recursive=True)  # noqa: PTH207
+    names = sorted((os.path.relpath(name, root) for name in found if Path(name).is_file()), key=_make_sort_key)
     if not names:
         raise InputFileError(
             str(pattern),
@@ -87,11 +88,11 @@ def _check_gain(facts: Facts, names: Sequence[str], root: Path) -> tuple[int, in
     """Return the rows and columns of the gain reference, after comparing them with the first movie that can be read."""
     if facts.gain is None:
         return None
-    gain = read_gain(root / facts.gain)
+    gain = read_gain(_locate(root, facts.gain))
     shape = (gain.shape[0], gain.shape[1])
     for name in names:
         try:
-            info = probe_image(root / name)
+            info = probe_image(_locate(root, name))
         except InputFileError:
             continue
         _compare_gain(Path(facts.gain), shape, name, info)
@@ -148,7 +149,7 @@ def _check_kind(path: Path, item: ExposureItem, info: ImageInfo) -> None:
 
 
 def _load(item: ExposureItem, params: IngestParams, context: Context) -> _Exposure:
-    path = context.root / item.path
+    path = _locate(context.root, item.path)
     info = probe_image(path)
     _check_kind(path, item, info)
     # The header says whether a movie is whole; its ends say whether it can be decoded.
