@@ -65,6 +65,12 @@ def test_files_without_atoms_are_refused(tmp_path: Path, text: str) -> None:
         read_structure(write(tmp_path / "a.pdb", text))
 
 
+def test_unknown_elements_are_refused(tmp_path: Path) -> None:
+    unknown = "ATOM      1  X   UNK A   1       1.000   2.000   3.000  1.00 20.00           X\nEND\n"
+    with pytest.raises(InputFileError, match="no known element"):
+        read_structure(write(tmp_path / "a.pdb", unknown))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="no such file"):
         read_structure(tmp_path / "missing.cif")

@@ -60,7 +60,7 @@ def check_message(error: pytest.ExceptionInfo[InputFileError], *words: str) -> N
 def test_movies(tmp_path: Path) -> None:
     root = tmp_path / "project"
     root.mkdir()
-    for name in ("m10", "m2", "m1"):
+    for name in ("m10", "m2", "m01"):
         write_tiff(tmp_path / "data" / f"{name}.tif", MOVIE)
     write_mrc(tmp_path / "data" / "gain.mrc", np.ones((16, 24), np.float32), 1.0)
     facts = Facts(
@@ -77,7 +77,7 @@ def test_movies(tmp_path: Path) -> None:
         {"entry_id": "entry", "title": "test", "diameter_angstrom": 120, "symmetry": "O", "total_dose": 30}
     ]
     exposures = saved.tables["exposures"]
-    assert exposures["exposure_id"].to_list() == ["m1", "m2", "m10"]
+    assert exposures["exposure_id"].to_list() == ["m01", "m2", "m10"]
     assert exposures.row(1, named=True) == {
         "exposure_id": "m2",
         "movie_path": "../data/m2.tif",
@@ -302,7 +302,7 @@ def test_all_files_bad_is_the_users_to_mend(tmp_path: Path, spoil: Callable[[Pat
     ("pattern", "n", "size"),
     [
         ("apoferritin-10146/micrographs/*.png", 12, (1200, 1240)),
-        ("ribosome80s-10028/*/images/*.jpg", 5, (1024, 1024)),
+        ("ribosome80s-10028/*/images/*.png", 5, (1024, 1024)),
     ],
 )
 def test_real_pictures(shared_data: Path, tmp_path: Path, pattern: str, n: int, size: tuple[int, int]) -> None:

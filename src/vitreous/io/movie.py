@@ -57,9 +57,17 @@ def read_frames(path: Path, frames: Sequence[int]) -> NDArray[Any]:
     if find_format(path) != "MRC" or path.suffix.lower() in {".bz2", ".gz"}:
         return _read_stack(path)[list(frames)]
     n_frames = probe_image(path).n_frames
-    with mrcfile.mmap(path, mode="r", permissive=False) as mrc:
-        sections = mrc.data.reshape(n_frames, *mrc.data.shape[-2:])
-        return np.stack([np.array(sections[frame]) for frame in frames])
+    try:
+        with mrcfile.mmap(path, mode="r", permissive=False) as mrc:
+            sections = mrc.data.reshape(n_frames, *mrc.data.shape[-2:])
+            return np.stack([np.array(sections[frame]) for frame in frames])
+    except (OSError, ValueError) as error:
+        raise InputFileError(
+            path,
+            found=f"a file that cannot be read ({error})",
+            expected="a complete movie in MRC",
+            remedy="Check that the file was copied whole (compare its size with the original) or leave it out.",
+        ) from error
 
 
 def read_gain(path: Path) -> NDArray[np.float32]:

@@ -37,7 +37,8 @@ def read_structure(path: Path, *, assembly: str | None = "1") -> AtomicStructure
     Raises
     ------
     InputFileError
-        If the file is missing, cannot be read, has no atoms, or declares assemblies but not this one.
+        If the file is missing, cannot be read, has no atoms or atoms of no known element, or declares assemblies but not
+        this one.
     """
     try:
         structure = gemmi.read_structure(str(path))
@@ -61,6 +62,13 @@ def read_structure(path: Path, *, assembly: str | None = "1") -> AtomicStructure
     model.remove_waters()
     model.remove_alternative_conformations()
     atoms = [site.atom for site in model.all()]
+    if unknown := sum(atom.element.atomic_number == 0 for atom in atoms):
+        raise InputFileError(
+            path,
+            found=f"{unknown} atoms of no known element",
+            expected="the element of every atom",
+            remedy="Fill in the element column or remove those atoms.",
+        )
     return AtomicStructure(
         positions_angstrom=np.array([atom.pos.tolist() for atom in atoms], dtype=np.float64),
         atomic_numbers=np.array([atom.element.atomic_number for atom in atoms], dtype=np.int64),

@@ -237,7 +237,7 @@ def make_micrograph(
         support_spectrum=rfft2(torch.from_numpy(surroundings.potential)) * transfer[-1],
         ice_amplitude=ice * transfer[-1],
         transmission=surroundings.transmission,
-        centres_px=centres[seen] - margin,
+        centres_px=np.round(centres[seen] - margin, 3),
         angles_deg=angles[seen],
         defocus_angstrom=np.asarray(defocus_angstrom + heights[layers[seen]], dtype=np.float64),
         defocus_u_angstrom=float(defocus_angstrom + half_astigmatism),

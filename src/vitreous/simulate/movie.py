@@ -63,7 +63,7 @@ def make_trajectory(settings: SimulationSettings, rng: np.random.Generator) -> N
     azimuth = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.6, 0.6) * progress
     path = progress[:, None] * np.stack((np.sin(azimuth), np.cos(azimuth)), axis=1)
     path[1:-1] += rng.normal(0, 1 / 40, path[1:-1].shape)
-    return np.asarray(path * (settings.drift_angstrom / settings.pixel_size_angstrom))
+    return np.asarray(path * (settings.drift_angstrom / settings.pixel_size_angstrom) + 0.0)
 
 
 def compute_attenuation(k: Tensor, exposure: float, voltage_kv: float) -> Tensor:

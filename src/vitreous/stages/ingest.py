@@ -53,9 +53,10 @@ class _Exposure:
     frames: NDArray[Any]
 
 
-def _make_sort_key(name: str) -> list[tuple[int, str]]:
+def _make_sort_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Return a key that sorts m2 before m10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def _get_facts(inputs: Inputs) -> Facts:
@@ -72,8 +73,10 @@ def _locate(root: Path, name: str) -> Path:
 def _find_files(facts: Facts, root: Path) -> list[str]:
     """Return the files that the facts' glob matches, relative to the project, in natural order."""
     option, pattern = ("--movies", facts.movies) if facts.movies is not None else ("--micrographs", facts.micrographs)
-    found = glob.glob(str(_locate(root, str(pattern))), recursive=True)  # noqa: PTH207
-    names = sorted((os.path.relpath(name, root) for name in found if Path(name).is_file()), key=_make_sort_key)
+    found = glob.glob(os.path.normpath(str(pattern)), root_dir=root, recursive=True)  # noqa: PTH207
+    names = sorted(
+        (os.path.relpath(root / name, root) for name in found if (root / name).is_file()), key=_make_sort_key
+    )
     if not names:
         raise InputFileError(
             str(pattern),

@@ -1,0 +1,230 @@
+"""Fit the CTF to a power spectrum: an exhaustive search over defocus, then defocus and astigmatism together.
+
+Both compare the logarithm of the power, less a smooth background, with CTF² (less the same kind of smooth part) by normalised
+cross-correlation, as CTFFIND does with amplitudes (Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.interpolate import BSpline
+from scipy.optimize import minimize
+from torch import Tensor
+
+from vitreous.ops.ctf import compute_chi, compute_ctf_1d
+
+__all__ = ["CtfFit", "FitBand", "fit_ctf"]
+
+_BACKGROUND_INTERVALS = 7
+_CORRELATION_LIMIT = 0.3
+
+
+@dataclass(frozen=True)
+class FitBand:
+    """What is compared, and with which optics."""
+
+    k_min: float
+    """1/Å."""
+    k_max: float
+    """1/Å."""
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+
+
+@dataclass(frozen=True)
+class CtfFit:
+    """A fitted CTF with the curves that show how good it is."""
+
+    defocus_u_angstrom: float
+    defocus_v_angstrom: float
+    defocus_angle_deg: float
+    """0 to 180, from +x towards +y."""
+    score: float
+    """Mean correlation of spectrum and CTF² up to the resolution."""
+    resolution_angstrom: float
+    """Where the correlation falls below 0.3."""
+    frequency_per_angstrom: Tensor
+    spectrum: Tensor
+    """Rotational mean along lines of equal phase, of the log power without background, scaled to 0..1."""
+    ctf_squared: Tensor
+    correlation: Tensor
+    search_defocus_angstrom: Tensor
+    search_score: Tensor
+
+
+def _make_background_basis(k: Tensor) -> Tensor:
+    """Return an orthonormal basis, `(n_k, n)`, of the smooth curves: cubic splines in k."""
+    degree = 3
+    low, high = float(k[0]), float(k[-1])
+    inner = np.linspace(low, high, _BACKGROUND_INTERVALS + 1)
+    knots = np.concatenate([[low] * degree, inner, [high] * degree])
+    design = BSpline.design_matrix(np.clip(k.double().cpu().numpy(), low, high), knots, degree).toarray()
+    basis, _ = np.linalg.qr(design)
+    return torch.from_numpy(basis).to(k.device)
+
+
+def _remove_background(curves: Tensor, basis: Tensor) -> Tensor:
+    """Return `curves` `(..., n_k)` less their projection on the basis."""
+    return curves - (curves @ basis) @ basis.T
+
+
+def _correlate(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1)).clamp_min(1e-12)
+
+
+def _optics(band: FitBand) -> dict[str, float]:
+    return {"voltage_kv": band.voltage_kv, "cs_mm": band.cs_mm, "amplitude_contrast": band.amplitude_contrast}
+
+
+def _search_defocus(profile: Tensor, k: Tensor, basis: Tensor, defocus: Tensor, band: FitBand) -> Tensor:
+    model = compute_ctf_1d(k[None, :], defocus[:, None], **_optics(band)).square()
+    return _correlate(_remove_background(profile, basis)[None, :], _remove_background(model, basis))
+
+
+def _local_correlation(first: Tensor, second: Tensor, chi: Tensor) -> Tensor:
+    """Return the correlation of two curves around each point, over a window of one and a half rings of CTF²."""
+    n = len(first)
+    result = torch.zeros_like(first)
+    for i in range(n):
+        inside = (chi - chi[i]).abs() <= 0.75 * math.pi
+        low, high = max(0, i - 5), min(n, i + 6)
+        inside[low:high] = True
+        a, b = first[inside], second[inside]
+        result[i] = _correlate(a - a.mean(), b - b.mean())
+    return result
+
+
+def _average_equal_phase(polar: Tensor, k: Tensor, directional: Tensor, mean_defocus: float) -> Tensor:
+    """Average `(n_angles, n_k)` over angles at equal D(a) k², so that astigmatism does not blur the rings."""
+    source = k[None, :] * torch.sqrt(mean_defocus / directional.clamp_min(100.0))[:, None]
+    position = ((source - k[0]) / (k[1] - k[0])).clamp(0, len(k) - 1.001)
+    below = position.floor().long()
+    part = position - below
+    values = polar.gather(1, below) * (1 - part) + polar.gather(1, below + 1) * part
+    return values.mean(dim=0)
+
+
+def _refine(
+    polar: Tensor, k: Tensor, angles: Tensor, start_defocus: float, band: FitBand
+) -> tuple[float, float, float]:
+    """Return mean defocus and the two components of astigmatism, D(a) = D + A cos 2a + B sin 2a, that correlate best."""
+    basis = _make_background_basis(k)
+    data = _remove_background(polar, basis)
+    data = data / data.norm()
+    cos2, sin2 = torch.cos(2 * angles)[:, None], torch.sin(2 * angles)[:, None]
+    k_squared = k.square()[None, :]
+
+    def misfit(values: np.ndarray) -> float:
+        mean, a, b = (float(value) * 1000 for value in values)
+        chi = compute_chi(k_squared, mean + a * cos2 + b * sin2, **_optics(band))
+        model = _remove_background(torch.sin(chi).square(), basis)
+        return -float((data * model).sum() / model.norm().clamp_min(1e-12))
+
+    best: tuple[float, np.ndarray] | None = None
+    for a, b in ((0.0, 0.0), (0.3, 0.0), (-0.3, 0.0), (0.0, 0.3), (0.0, -0.3)):
+        simplex = start_defocus / 1000 * np.array([1.0, 0, 0]) + np.array([0, a, b])
+        corners = np.vstack([simplex, simplex + np.diag([0.1, 0.1, 0.1])])
+        options = {"initial_simplex": corners, "xatol": 2e-4, "fatol": 1e-7, "maxfev": 60 if best is None else 25}
+        found = minimize(misfit, simplex, method="Nelder-Mead", options=options)
+        if best is None or found.fun < best[0]:
+            best = (float(found.fun), found.x)
+    assert best is not None
+    corners = np.vstack([best[1], best[1] + np.diag([0.03, 0.03, 0.03])])
+    options = {"initial_simplex": corners, "xatol": 1e-4, "fatol": 1e-8, "maxfev": 200}
+    found = minimize(misfit, best[1], method="Nelder-Mead", options=options)
+    mean, a, b = (float(value) * 1000 for value in found.x)
+    return mean, a, b
+
+
+def _find_resolution(k: Tensor, correlation: Tensor) -> int:
+    """Return the index where the correlation first stays below the limit; the first tenth is not judged."""
+    start = len(k) // 10
+    below = correlation < _CORRELATION_LIMIT
+    for i in range(start, len(k)):
+        if bool(below[i : i + 6].all()):
+            return max(i, 1)
+    return len(k) - 1
+
+
+def fit_ctf(
+    polar: Tensor,
+    k: Tensor,
+    angles: Tensor,
+    band: FitBand,
+    *,
+    min_defocus_angstrom: float,
+    max_defocus_angstrom: float,
+    step_angstrom: float = 25.0,
+) -> CtfFit:
+    """Fit defocus and astigmatism to a polar power spectrum.
+
+    Parameters
+    ----------
+    polar
+        Power, `(n_angles, n_k)`, positive.
+    k
+        Frequencies, 1/Å, evenly spaced, `(n_k,)`, covering the band.
+    angles
+        Of the rows, radians from +x towards +y, `(n_angles,)`.
+    band
+        Frequencies to fit, and optics.
+    min_defocus_angstrom, max_defocus_angstrom, step_angstrom
+        Range of the exhaustive search.
+
+    Returns
+    -------
+    CtfFit
+        Fitted twice: over the whole band, and again up to a little beyond the resolution that the first fit reached.
+
+    Raises
+    ------
+    ValueError
+        If the band holds too few frequencies.
+    """
+    inside = (k >= band.k_min) & (k <= band.k_max)
+    k, polar = k[inside].double(), torch.log(polar[:, inside].double().clamp_min(1e-30))
+    angles = angles.double()
+    if len(k) < 40:
+        raise ValueError(f"only {len(k)} frequencies between {band.k_min:.3f} and {band.k_max:.3f} 1/Å")
+    basis = _make_background_basis(k)
+    defocus = torch.arange(
+        min_defocus_angstrom, max_defocus_angstrom, step_angstrom, dtype=torch.float64, device=k.device
+    )
+    search = _search_defocus(polar.mean(dim=0), k, basis, defocus, band)
+    mean, a, b = _refine(polar, k, angles, float(defocus[search.argmax()]), band)
+    last = _judge(polar, k, angles, (mean, a, b), band)[2]
+    end = min(len(k), max(int(1.15 * last), 60))
+    if end < len(k):
+        mean, a, b = _refine(polar[:, :end], k[:end], angles, mean, band)
+    spectrum, correlation, last = _judge(polar, k, angles, (mean, a, b), band)
+    half = math.hypot(a, b)
+    low, high = torch.quantile(spectrum, torch.tensor([0.02, 0.98], dtype=torch.float64, device=k.device))
+    return CtfFit(
+        defocus_u_angstrom=mean + half,
+        defocus_v_angstrom=mean - half,
+        defocus_angle_deg=math.degrees(0.5 * math.atan2(b, a)) % 180.0,
+        score=float(correlation[len(k) // 10 : last + 1].mean()) if last > len(k) // 10 else 0.0,
+        resolution_angstrom=1 / float(k[last]),
+        frequency_per_angstrom=k,
+        spectrum=((spectrum - low) / (high - low).clamp_min(1e-12)).clamp(-0.5, 1.5),
+        ctf_squared=compute_ctf_1d(k, mean, **_optics(band)).square(),
+        correlation=correlation,
+        search_defocus_angstrom=defocus,
+        search_score=search,
+    )
+
+
+def _judge(
+    polar: Tensor, k: Tensor, angles: Tensor, fit: tuple[float, float, float], band: FitBand
+) -> tuple[Tensor, Tensor, int]:
+    """Return the equal-phase mean without background, its local correlation with CTF², and the index of the resolution."""
+    mean, a, b = fit
+    directional = mean + a * torch.cos(2 * angles) + b * torch.sin(2 * angles)
+    basis = _make_background_basis(k)
+    spectrum = _remove_background(_average_equal_phase(polar, k, directional, mean), basis)
+    chi = compute_chi(k.square(), torch.as_tensor(mean, dtype=k.dtype, device=k.device), **_optics(band))
+    correlation = _local_correlation(spectrum, torch.sin(chi).square(), chi)
+    return spectrum, correlation, _find_resolution(k, correlation)
