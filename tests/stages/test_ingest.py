@@ -140,8 +140,28 @@ def test_contradicting_pixel_size(tmp_path: Path) -> None:
 def test_no_pixel_size(tmp_path: Path, header: float) -> None:
     write_mrc(tmp_path / "m.mrc", IMAGE, header)
     with pytest.raises(InputFileError) as error:
-        ingest(tmp_path, Facts(micrographs="*.mrc"))
+        STAGE.plan(Inputs({}, facts=Facts(micrographs="*.mrc")), IngestParams(), Context(tmp_path))
     check_message(error, "m.mrc", "no pixel size", "--pixel-size")
+
+
+def test_no_pixel_size_in_a_later_file(tmp_path: Path) -> None:
+    write_mrc(tmp_path / "m1.mrc", IMAGE, 1.25)
+    write_mrc(tmp_path / "m2.mrc", IMAGE, 1.0)
+    with pytest.raises(InputFileError) as error:
+        ingest(tmp_path, Facts(micrographs="*.mrc"))
+    check_message(error, "m2.mrc", "no pixel size", "--pixel-size")
+
+
+def test_unreadable_first_file_does_not_stop_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "m1.tif").touch()
+    write_tiff(tmp_path / "m2.tif", MOVIE)
+    write_mrc(tmp_path / "gain.mrc", np.ones((16, 25), np.float32), 1.0)
+    facts = Facts(movies="*.tif", pixel_size_angstrom=1.2)
+    assert len(STAGE.plan(Inputs({}, facts=facts), IngestParams(), Context(tmp_path))) == 2
+    facts = facts.model_copy(update={"gain": "gain.mrc"})
+    with pytest.raises(InputFileError) as error:
+        STAGE.plan(Inputs({}, facts=facts), IngestParams(), Context(tmp_path))
+    check_message(error, "gain.mrc", "24x16 as m2.tif")
 
 
 def test_glob_without_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Ingest: find the files, check that each can be used, and say what they are."""
 
 import glob
+import math
 import os
 import re
 from collections import Counter
@@ -87,19 +88,51 @@ def _find_files(facts: Facts, root: Path) -> list[str]:
     return names
 
 
-def _check_gain(facts: Facts, names: Sequence[str], root: Path) -> tuple[int, int] | None:
-    """Return the rows and columns of the gain reference, after comparing them with the first movie that can be read."""
+def _choose_pixel_size(path: Path, info: ImageInfo, given: float | None, max_difference: float) -> float:
+    header = info.pixel_size_angstrom
+    if given is None:
+        if header is None:
+            raise InputFileError(
+                path,
+                found="no pixel size in its header",
+                expected="a pixel size from the header or the command line",
+                remedy="Give it in Å with --pixel-size.",
+            )
+        return header
+    if header is not None and abs(header - given) > max_difference * given:
+        raise InputFileError(
+            path,
+            found=f"a pixel size of {header:.4g} Å in its header",
+            expected=f"{given:.4g} Å as given with --pixel-size",
+            remedy=f"Give --pixel-size {header:.4g} if the header is right; if it is not, raise ingest's "
+            f"max_pixel_size_difference (now {max_difference:g}).",
+        )
+    return given
+
+
+def _probe_first(names: Sequence[str], root: Path) -> tuple[str, ImageInfo] | None:
+    """Return the first file that can be read, and its size; None where none can."""
+    for name in names:
+        try:
+            return name, probe_image(_locate(root, name))
+        except InputFileError:
+            continue
+    return None
+
+
+def _check_facts(facts: Facts, names: Sequence[str], root: Path) -> tuple[int, int] | None:
+    """Compare the facts with the first file, before any work; return the rows and columns of the gain reference."""
+    if facts.gain is None and facts.pixel_size_angstrom is not None:
+        return None
+    first = _probe_first(names, root)
+    if first is not None:
+        _choose_pixel_size(_locate(root, first[0]), first[1], facts.pixel_size_angstrom, math.inf)
     if facts.gain is None:
         return None
     gain = read_gain(_locate(root, facts.gain))
     shape = (gain.shape[0], gain.shape[1])
-    for name in names:
-        try:
-            info = probe_image(_locate(root, name))
-        except InputFileError:
-            continue
-        _compare_gain(Path(facts.gain), shape, name, info)
-        break
+    if first is not None:
+        _compare_gain(Path(facts.gain), shape, *first)
     return shape
 
 
@@ -131,7 +164,7 @@ def _plan(inputs: Inputs, params: IngestParams, context: Context) -> list[Exposu
                 remedy="Rename one of them, or make the glob match one of them only.",
             )
         by_stem[stem] = name
-    gain_shape = _check_gain(facts, names, context.root)
+    gain_shape = _check_facts(facts, names, context.root)
     return [
         ExposureItem(item_id=stem, path=name, is_movie=facts.movies is not None, facts=facts, gain_shape=gain_shape)
         for stem, name in by_stem.items()
@@ -176,33 +209,12 @@ def _check_pixels(exposure: _Exposure) -> None:
         )
 
 
-def _choose_pixel_size(exposure: _Exposure, params: IngestParams) -> float:
-    given, header = exposure.item.facts.pixel_size_angstrom, exposure.info.pixel_size_angstrom
-    if given is None:
-        if header is None:
-            raise InputFileError(
-                exposure.path,
-                found="no pixel size in its header",
-                expected="a pixel size from the header or the command line",
-                remedy="Give it in Å with --pixel-size.",
-            )
-        return header
-    if header is not None and abs(header - given) > params.max_pixel_size_difference * given:
-        raise InputFileError(
-            exposure.path,
-            found=f"a pixel size of {header:.4g} Å in its header",
-            expected=f"{given:.4g} Å as given with --pixel-size",
-            remedy=f"Give --pixel-size {header:.4g} if the header is right; if it is not, raise ingest's "
-            f"max_pixel_size_difference (now {params.max_pixel_size_difference:g}).",
-        )
-    return given
-
-
 def _compute(exposure: _Exposure, params: IngestParams) -> pl.DataFrame:
     item, info, facts = exposure.item, exposure.info, exposure.item.facts
     if facts.gain is not None and item.gain_shape is not None:
         _compare_gain(Path(facts.gain), item.gain_shape, item.path, info)
     _check_pixels(exposure)
+    pixel_size = _choose_pixel_size(exposure.path, info, facts.pixel_size_angstrom, params.max_pixel_size_difference)
     row = {
         "exposure_id": item.item_id,
         "movie_path": item.path if item.is_movie else None,
@@ -210,7 +222,7 @@ def _compute(exposure: _Exposure, params: IngestParams) -> pl.DataFrame:
         "n_frames": info.n_frames,
         "nx_px": info.nx_px,
         "ny_px": info.ny_px,
-        "pixel_size_angstrom": _choose_pixel_size(exposure, params),
+        "pixel_size_angstrom": pixel_size,
         "voltage_kv": facts.voltage_kv,
         "cs_mm": facts.cs_mm,
         "amplitude_contrast": facts.amplitude_contrast,

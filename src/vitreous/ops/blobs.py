@@ -1,0 +1,114 @@
+"""What needs no template: discs, the radial profile of what they find, and the particle's diameter from both."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitreous.ops.fourier import apply_fourier_crop_2d, compute_frequency_2d, find_good_size, irfft2, rfft2
+from vitreous.ops.peaks import find_peaks
+from vitreous.ops.templates import compute_local_correlation, make_disc
+
+__all__ = [
+    "MASK_FRACTION",
+    "find_outer_diameter",
+    "measure_radial_profile",
+    "resample_for_picking",
+    "score_diameters",
+]
+
+MASK_FRACTION = 0.7
+"""Radius of the mask of a matched filter, in diameters: the particle and a ring of what is around it."""
+
+_CLIP_SIGMA = 6.0
+
+
+def resample_for_picking(
+    image: Tensor, pixel_size_angstrom: float, target_pixel_size_angstrom: float, high_pass_angstrom: float
+) -> tuple[Tensor, Tensor]:
+    """Reduce a micrograph for picking and take out slow variations of the ice.
+
+    Parameters
+    ----------
+    image
+        `(ny, nx)`.
+    pixel_size_angstrom, target_pixel_size_angstrom
+        Of the image, and wanted (a finer image is never made).
+    high_pass_angstrom
+        Length above which variations are taken out.
+
+    Returns
+    -------
+    tuple
+        The reduced image with zero mean and unit deviation, outliers clipped, and its pixel sizes in Å as (y, x).
+    """
+    shape = (image.shape[0], image.shape[1])
+    factor = min(1.0, pixel_size_angstrom / target_pixel_size_angstrom)
+    small = tuple(min(find_good_size(round(n * factor)), n // 2 * 2) for n in shape)
+    reduced = (small[0], small[1])
+    spectrum = rfft2(image - image.mean())
+    if reduced != shape:
+        spectrum = apply_fourier_crop_2d(spectrum, shape, reduced)
+    pixels = torch.tensor([pixel_size_angstrom * n / m for n, m in zip(shape, reduced, strict=True)])
+    ky, kx = compute_frequency_2d(reduced, device=image.device)
+    k_squared = (ky / pixels[0]).square() + (kx / pixels[1]).square()
+    result = irfft2(spectrum * (1 - torch.exp(-k_squared * high_pass_angstrom**2 / 2)), reduced)
+    result = (result / result.std()).clamp(-_CLIP_SIGMA, _CLIP_SIGMA)
+    return result, pixels
+
+
+def score_diameters(image: Tensor, pixel_size_angstrom: float, diameters_angstrom: Sequence[float]) -> Tensor:
+    """Return how clearly dark discs of each diameter stand out of a micrograph, `(n,)`.
+
+    The measure is the mean correlation at the best places (as many as would cover a tenth of the image) over the deviation of
+    the correlation everywhere.
+    """
+    scores = []
+    for diameter in diameters_angstrom:
+        small, pixels = resample_for_picking(image, pixel_size_angstrom, diameter / 12, 4 * diameter)
+        pixel = float(pixels[0])
+        shape = (small.shape[0], small.shape[1])
+        disc = -make_disc(shape, diameter / 2 / pixel, device=small.device)
+        mask = make_disc(shape, MASK_FRACTION * diameter / pixel, device=small.device)
+        correlation, _ = compute_local_correlation(small, disc[None], mask)
+        elements = find_peaks(correlation[0], 0.8 * diameter / pixel, -1.0)[1]
+        peaks = correlation[0][elements[:, 0], elements[:, 1]]
+        n_best = max(5, int(0.1 * small.numel() * (pixel / diameter) ** 2))
+        scores.append(peaks[:n_best].mean() / correlation.std())
+    return torch.stack(scores)
+
+
+def measure_radial_profile(image: Tensor, elements: np.ndarray, radius_px: int) -> Tensor:
+    """Return the mean of an image at radii 0 to `radius_px` around elements `(n, 2)` as (y, x), where all of that is inside."""
+    ny, nx = image.shape
+    inside = ((elements >= radius_px) & (elements < np.array([ny, nx]) - radius_px)).all(axis=1)
+    offset = torch.arange(-radius_px, radius_px + 1, device=image.device)
+    ring = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float()).round().long().flatten()
+    total = torch.zeros(len(ring), device=image.device)
+    for y, x in elements[inside]:
+        total += image[y - radius_px : y + radius_px + 1, x - radius_px : x + radius_px + 1].flatten()
+    sums = torch.zeros(int(ring.max()) + 1, device=image.device).index_add_(0, ring, total)
+    counts = torch.bincount(ring).float() * max(int(inside.sum()), 1)
+    return (sums / counts)[: radius_px + 1]
+
+
+def find_outer_diameter(profile: Tensor, step_angstrom: float) -> float | None:
+    """Return the diameter at which a dark particle ends, Å; None where the profile shows no dark particle.
+
+    The edge is taken half-way between where the outermost dark part turns bright and the top of the bright fringe around it,
+    which defocus makes.
+    """
+    values = profile.cpu().numpy()
+    darkest = int(values.argmin())
+    if values[darkest] >= 0 or darkest >= len(values) - 2:
+        return None
+    bright = np.nonzero(values[darkest:] > 0)[0]
+    if len(bright) == 0:
+        return None
+    after = darkest + int(bright[0])
+    crossing = after - values[after] / (values[after] - values[after - 1])
+    top = after
+    while top + 1 < len(values) and values[top + 1] > values[top]:
+        top += 1
+    return float((crossing + top) * step_angstrom)

@@ -1,0 +1,97 @@
+"""Pick with class averages as templates: turned, seen through the micrograph's CTF, at the resolution of picking."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitreous.model.optics import Optics
+from vitreous.ops.ctf import compute_ctf_2d
+from vitreous.ops.fourier import compute_frequency_2d, irfft2, rfft2
+from vitreous.ops.templates import rotate_and_resample
+from vitreous.pickers.blob import PICKING_SAMPLES, reduce_micrograph
+from vitreous.pickers.matched import Candidates, MatchSettings, match_templates
+
+__all__ = ["Defocus", "TemplateSet", "pick_templates"]
+
+_ROUND_FRACTION = 0.1
+"""A template with less than this share of its variance off its rotational mean is not turned."""
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """Class averages, protein bright."""
+
+    images: Tensor
+    """`(n, N, N)`, centred at N // 2."""
+    pixel_size_angstrom: float
+
+
+@dataclass(frozen=True)
+class Defocus:
+    """Of one micrograph."""
+
+    u_angstrom: float
+    v_angstrom: float
+    angle_deg: float
+    phase_shift_deg: float
+
+
+def _low_pass(images: Tensor, cutoff_px: float) -> Tensor:
+    shape = (images.shape[-2], images.shape[-1])
+    ky, kx = compute_frequency_2d(shape, device=images.device)
+    keep = torch.exp(-(((ky.square() + kx.square()) / cutoff_px**2) ** 4))
+    return irfft2(rfft2(images) * keep, shape)
+
+
+def _is_round(image: Tensor) -> bool:
+    """Return whether turning the image changes little of it."""
+    turned = rotate_and_resample(image[None], torch.arange(0, 360, 15, device=image.device), 1.0, image.shape[-1])[0]
+    mean = turned.mean(dim=0)
+    return float((turned - mean).square().mean()) < _ROUND_FRACTION * float(mean.square().mean())
+
+
+def _make_bank(
+    image: Tensor, scale: float, size_px: int, angle_step_deg: float, shape: tuple[int, int], ctf: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    angles = torch.zeros(1) if _is_round(image) else torch.arange(0, 360, angle_step_deg)
+    turned = rotate_and_resample(image[None], angles.to(image.device), scale, size_px)[0]
+    padded = torch.zeros(len(turned), *shape, device=image.device)
+    padded[:, :size_px, :size_px] = turned
+    padded = torch.roll(padded, (-(size_px // 2), -(size_px // 2)), dims=(-2, -1))
+    # Class averages show protein bright; in the micrograph it is dark, which the sign of the CTF says.
+    seen = -padded if ctf is None else irfft2(rfft2(padded) * ctf, shape)
+    return seen, angles
+
+
+def pick_templates(
+    image: Tensor,
+    optics: Optics,
+    defocus: Defocus | None,
+    templates: TemplateSet,
+    settings: MatchSettings,
+    angle_step_deg: float,
+) -> Candidates:
+    """Find what looks like one of the class averages, in any orientation in the plane."""
+    small, pixels = reduce_micrograph(image, optics.pixel_size_angstrom, settings.diameter_angstrom)
+    shape, pixel = (small.shape[0], small.shape[1]), float(pixels.mean())
+    ctf = None
+    if defocus is not None:
+        ctf = compute_ctf_2d(
+            shape,
+            pixel,
+            defocus.u_angstrom,
+            defocus.v_angstrom,
+            defocus.angle_deg,
+            voltage_kv=optics.voltage_kv,
+            cs_mm=optics.cs_mm,
+            amplitude_contrast=optics.amplitude_contrast,
+            phase_shift_deg=defocus.phase_shift_deg,
+            device=small.device,
+        )
+    scale = pixel / templates.pixel_size_angstrom
+    size = min(2 * math.floor(templates.images.shape[-1] / scale / 2), *shape, 3 * PICKING_SAMPLES)
+    smooth = _low_pass(templates.images.to(small.device), 0.45 / max(scale, 0.9))
+    banks = [_make_bank(average, scale, size, angle_step_deg, shape, ctf) for average in smooth]
+    return match_templates(small, pixels, optics.pixel_size_angstrom, banks, settings)

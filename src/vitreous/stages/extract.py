@@ -1,0 +1,154 @@
+"""Cut the positives out of the micrographs: centred, protein bright, normalised, reduced."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vitreous.errors import UserError
+from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
+from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
+from vitreous.ops.fourier import find_good_size
+
+__all__ = ["STAGE", "ExtractParams"]
+
+_OUTLIER_SIGMA = 8.0
+
+
+class ExtractParams(StageParams):
+    """Choices of method."""
+
+    box_factor: float = Field(1.6, gt=1, le=4, description="side of the box, in particle diameters")
+    max_box_px: int = Field(72, ge=16, description="larger boxes are reduced to this side, px")
+    background_factor: float = Field(
+        1.1, gt=0, description="diameter outside which is background, in particle diameters"
+    )
+    seed: int = Field(0, ge=0, description="seed of the division into halves")
+
+
+class MicrographItem(Item):
+    """One micrograph and its positives."""
+
+    micrograph_path: str
+    pixel_size_angstrom: float
+    diameter_angstrom: float
+    particle_ids: tuple[str, ...]
+    xy_px: tuple[tuple[float, float], ...]
+    box_px: int
+    out_px: int
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    item: MicrographItem
+    image: Tensor
+
+
+def _choose_half(seed: int, particle_id: str) -> int:
+    return 1 + hashlib.sha256(f"{seed}:{particle_id}".encode()).digest()[0] % 2
+
+
+def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[MicrographItem]:
+    positives = inputs["particles"].filter(pl.col("label") == "positive")
+    if positives.is_empty():
+        raise UserError(
+            "extract: there are no positives to extract; loosen the thresholds of review or check the picks"
+        )
+    groups = positives.partition_by("micrograph_id", as_dict=True, maintain_order=True)
+    items = []
+    for row in inputs["micrographs"].iter_rows(named=True):
+        group = groups.get((row["micrograph_id"],))
+        if group is None:
+            continue
+        pixel, diameter = row["pixel_size_angstrom"], float(group["diameter_angstrom"][0])
+        box = find_good_size(round(params.box_factor * diameter / pixel))
+        items.append(
+            MicrographItem(
+                item_id=row["micrograph_id"],
+                micrograph_path=row["micrograph_path"],
+                pixel_size_angstrom=pixel,
+                diameter_angstrom=diameter,
+                particle_ids=tuple(group["particle_id"]),
+                xy_px=tuple(group.select("x_px", "y_px").iter_rows()),
+                box_px=box,
+                out_px=min(box, params.max_box_px // 2 * 2),
+            )
+        )
+    return items
+
+
+def _load(item: MicrographItem, params: ExtractParams, context: Context) -> _Loaded:
+    image = torch.from_numpy(read_mrc(context.root / item.micrograph_path)[0]).float()
+    return _Loaded(item, image.to(context.device))
+
+
+def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
+    item = loaded.item
+    clean = remove_outliers(loaded.image, _OUTLIER_SIGMA)
+    centres = torch.tensor(item.xy_px, dtype=torch.float64, device=clean.device)
+    boxes = extract_boxes(clean, centres, item.box_px, item.out_px)
+    pixel = item.pixel_size_angstrom * item.box_px / item.out_px
+    radius = min(0.5 * params.background_factor * item.diameter_angstrom / pixel, 0.48 * item.out_px)
+    return normalise_boxes(-boxes, radius)
+
+
+def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
+    path = folder.path / "images" / f"{item.item_id}.mrcs"
+    pixel = item.pixel_size_angstrom * item.box_px / item.out_px
+    write_mrc(path, boxes.cpu().numpy(), pixel)
+    rows = pl.DataFrame(
+        {
+            "particle_id": item.particle_ids,
+            "micrograph_id": [item.item_id] * len(item.particle_ids),
+            "x_px": [x for x, _ in item.xy_px],
+            "y_px": [y for _, y in item.xy_px],
+            "diameter_angstrom": [item.diameter_angstrom] * len(item.particle_ids),
+            "picker": [""] * len(item.particle_ids),
+            "label": ["positive"] * len(item.particle_ids),
+            "stack_path": [folder.relative(path)] * len(item.particle_ids),
+            "stack_index": list(range(len(item.particle_ids))),
+            "box_px": [item.out_px] * len(item.particle_ids),
+            "stack_pixel_size_angstrom": [pixel] * len(item.particle_ids),
+        }
+    )
+    return Saved({"particles": rows})
+
+
+def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
+    """Put the stacks beside all other columns; a positive whose micrograph failed stays a candidate without an image."""
+    stacks = saved.tables["particles"].select(
+        "particle_id", "stack_path", "stack_index", "box_px", "stack_pixel_size_angstrom"
+    )
+    names = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg"]
+    optics = inputs["micrographs"].select("micrograph_id", *names)
+    particles = (
+        inputs["particles"]
+        .drop(*names, *(name for name in stacks.columns if name != "particle_id"))
+        .join(stacks, on="particle_id", how="left", maintain_order="left")
+        .join(optics, on="micrograph_id", how="left", maintain_order="left")
+        .with_columns(
+            half=pl.col("particle_id").map_elements(lambda name: _choose_half(params.seed, name), return_dtype=pl.Int64)
+        )
+    )
+    return Saved({"particles": particles}, saved.warnings)
+
+
+STAGE = ItemStage(
+    name="extract",
+    version="1",
+    summary="Cut the positives out of the micrographs, centred, protein bright and normalised.",
+    params=ExtractParams,
+    item=MicrographItem,
+    needs=("particles", "micrographs"),
+    makes=("particles",),
+    plan=_plan,
+    load=_load,
+    compute=_compute,
+    save=_save,
+    collect=_collect,
+)

@@ -1,0 +1,206 @@
+"""Find candidates in every micrograph, generously; `review` judges them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vitreous.errors import UserError
+from vitreous.io.mrc import read_mrc
+from vitreous.model.optics import Optics
+from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
+from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
+from vitreous.pickers.matched import Candidates, MatchSettings
+from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
+
+__all__ = ["STAGE", "PickParams"]
+
+_N_SAMPLE = 6
+_LEAST_PX, _LARGEST_FRACTION = 10, 0.2
+
+
+class PickParams(StageParams):
+    """Choices of method."""
+
+    method: Literal["blob", "template"] = Field(
+        "blob", description="blob needs no template; template takes the chosen classes"
+    )
+    diameter_angstrom: float | None = Field(
+        None, gt=0, description="particle diameter, Å; null: as the project says, else estimated from the data"
+    )
+    min_distance_fraction: float = Field(0.8, gt=0, description="least distance of two candidates, in diameters")
+    min_score: float = Field(0.1, ge=-1, le=1, description="correlation below which nothing is a candidate")
+    angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
+    max_templates: int = Field(10, ge=1, description="classes used as templates, the largest first")
+    min_diameter_angstrom: float = Field(50.0, gt=0, description="least diameter that is estimated, Å")
+    max_diameter_angstrom: float = Field(500.0, gt=0, description="greatest diameter that is estimated, Å")
+
+
+class MicrographItem(Item):
+    """One micrograph, and what to look for in it."""
+
+    micrograph_path: str
+    optics: Optics
+    defocus: tuple[float, float, float, float] | None
+    diameter_angstrom: float
+    estimated: bool
+    profile: tuple[float, ...] = ()
+    """Mean of the particle against radius; for blobs."""
+    class_stack: str | None = None
+    class_indices: tuple[int, ...] = ()
+    class_numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    item: MicrographItem
+    image: Tensor
+    templates: TemplateSet | None
+
+
+def _read_image(path: str, context: Context) -> Tensor:
+    return torch.from_numpy(read_mrc(context.root / path)[0]).float().to(context.device)
+
+
+def _find_diameter(inputs: Inputs, params: PickParams, samples: Sequence[Tensor], pixel: float) -> tuple[float, bool]:
+    """Return the diameter and whether it was estimated here."""
+    if params.diameter_angstrom is not None:
+        return params.diameter_angstrom, False
+    given = inputs["entries"]["diameter_angstrom"].drop_nulls()
+    if len(given):
+        return float(given[0]), False
+    if "classes" in inputs:
+        return float(inputs["classes"]["diameter_angstrom"][0]), False
+    side = min(min(sample.shape) for sample in samples) * pixel
+    low = max(params.min_diameter_angstrom, _LEAST_PX * pixel)
+    high = min(params.max_diameter_angstrom, _LARGEST_FRACTION * side)
+    if not low < high:
+        raise UserError(
+            f"pick: the particle diameter cannot be estimated between {low:.0f} and {high:.0f} Å in micrographs of {side:.0f} Å; "
+            "give it with `vitreous new --diameter`"
+        )
+    return round(estimate_diameter(samples, pixel, low, high), 1), True
+
+
+def _choose_templates(inputs: Inputs, params: PickParams) -> pl.DataFrame | None:
+    if params.method != "template" or "classes" not in inputs:
+        return None
+    chosen = inputs["classes"].filter(pl.col("selected"))
+    return chosen.sort("n_particles", descending=True).head(params.max_templates) if chosen.height else None
+
+
+def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[MicrographItem]:
+    rows = inputs["micrographs"].filter(pl.col("accepted").fill_null(value=True)).to_dicts()
+    if not rows:
+        raise UserError("pick: no micrograph is accepted; nothing to pick from")
+    chosen = _choose_templates(inputs, params)
+    wanted = rows[:: max(1, -(-len(rows) // _N_SAMPLE))]
+    pixel = rows[0]["pixel_size_angstrom"]
+    samples = [_read_image(row["micrograph_path"], context) for row in wanted]
+    diameter, estimated = _find_diameter(inputs, params, samples, pixel)
+    profile: tuple[float, ...] = ()
+    if chosen is None:
+        profile = tuple(learn_profile(samples, pixel, diameter).cpu().tolist())
+    return [
+        MicrographItem(
+            item_id=row["micrograph_id"],
+            micrograph_path=row["micrograph_path"],
+            optics=Optics(
+                pixel_size_angstrom=row["pixel_size_angstrom"],
+                voltage_kv=row["voltage_kv"],
+                cs_mm=row["cs_mm"],
+                amplitude_contrast=row["amplitude_contrast"],
+            ),
+            defocus=None
+            if row["defocus_u_angstrom"] is None
+            else (
+                row["defocus_u_angstrom"],
+                row["defocus_v_angstrom"],
+                row["defocus_angle_deg"],
+                row["phase_shift_deg"] or 0.0,
+            ),
+            diameter_angstrom=diameter,
+            estimated=estimated,
+            profile=profile,
+            class_stack=None if chosen is None else chosen["image_path"][0],
+            class_indices=() if chosen is None else tuple(chosen["image_index"]),
+            class_numbers=() if chosen is None else tuple(chosen["class_id"]),
+        )
+        for row in rows
+    ]
+
+
+def _load(item: MicrographItem, params: PickParams, context: Context) -> _Loaded:
+    templates = None
+    if item.class_stack is not None:
+        stack, header = read_mrc(context.root / item.class_stack)
+        averages = (
+            torch.from_numpy(stack.reshape(-1, *stack.shape[-2:])[list(item.class_indices)]).float().to(context.device)
+        )
+        assert header.pixel_size_angstrom is not None
+        templates = TemplateSet(averages, header.pixel_size_angstrom)
+    return _Loaded(item, _read_image(item.micrograph_path, context), templates)
+
+
+def _compute(loaded: _Loaded, params: PickParams) -> Candidates:
+    item = loaded.item
+    settings = MatchSettings(item.diameter_angstrom, params.min_distance_fraction, params.min_score)
+    if loaded.templates is None:
+        return pick_blobs(loaded.image, item.optics.pixel_size_angstrom, torch.tensor(item.profile), settings)
+    defocus = None if item.defocus is None else Defocus(*item.defocus)
+    return pick_templates(loaded.image, item.optics, defocus, loaded.templates, settings, params.angle_step_deg)
+
+
+def _save(found: Candidates, item: MicrographItem, folder: RunFolder) -> Saved:
+    n = len(found.ncc)
+    numbers = np.array(item.class_numbers or (0,))
+    particles = pl.DataFrame(
+        {
+            "particle_id": [f"{item.item_id}_{i:05d}" for i in range(1, n + 1)],
+            "micrograph_id": [item.item_id] * n,
+            "x_px": found.xy_px[:, 0],
+            "y_px": found.xy_px[:, 1],
+            "diameter_angstrom": np.full(n, item.diameter_angstrom),
+            "picker": ["template" if item.class_stack else "blob"] * n,
+            "ncc": found.ncc,
+            "power": found.power,
+            "template": numbers[found.template] if item.class_stack else pl.Series([None] * n, dtype=pl.Int64),
+            "pick_psi_deg": found.psi_deg if item.class_stack else pl.Series([None] * n, dtype=pl.Float64),
+            "label": ["candidate"] * n,
+        }
+    )
+    doubt = (
+        f"the particle diameter was estimated from the data: {item.diameter_angstrom:.0f} Å; give --diameter if you know it",
+    )
+    return Saved({"particles": particles}, doubt if item.estimated else ())
+
+
+def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
+    warnings = list(saved.warnings)
+    if saved.tables["particles"].is_empty():
+        raise UserError("pick: no candidate was found; check the diameter and the pixel size, or lower pick.min_score")
+    if params.method == "template" and _choose_templates(inputs, params) is None:
+        warnings.append("no class is selected: picked without templates")
+    return Saved(saved.tables, tuple(warnings))
+
+
+STAGE = ItemStage(
+    name="pick",
+    version="1",
+    summary="Find candidates in every micrograph, without a template or with the chosen classes.",
+    params=PickParams,
+    item=MicrographItem,
+    needs=("entries", "micrographs"),
+    makes=("particles",),
+    plan=_plan,
+    load=_load,
+    compute=_compute,
+    save=_save,
+    collect=_collect,
+    optional=("classes",),
+)
