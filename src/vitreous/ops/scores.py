@@ -10,6 +10,9 @@ __all__ = ["Split", "calibrate_scores", "find_power_limit", "split_scores"]
 
 Values = NDArray[np.float64]
 
+_SIGNAL_SHARE, _NOISE_SHARE = 0.1, 0.005
+"""Least density of the particles' mode, and least depth of a valley, as shares of the greatest density."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -20,21 +23,12 @@ class Split:
     """Distance of the means over the root mean square of the deviations (Ashman's D, with 2 for clearly apart)."""
 
 
-def _find_otsu(values: Values) -> float:
-    """Return the threshold with the greatest variance between the two sides (Otsu 1979)."""
-    values = np.sort(values)
-    n, k = len(values), np.arange(1, len(values))
-    sums = np.cumsum(values)
-    between = k * (n - k) * (sums[:-1] / k - (sums[-1] - sums[:-1]) / (n - k)) ** 2
-    best = int(between.argmax())
-    return float((values[best] + values[best + 1]) / 2)
-
-
 def split_scores(values: Values) -> Split:
-    """Part scores of noise from scores of particles: at the valley between the two modes.
+    """Part scores of noise from scores of particles: at the valley left of the particles' mode.
 
-    The sides of Otsu's threshold give the two means; between them the least of the smoothed density is the threshold, or Otsu's
-    where there is no valley.
+    Particles are the highest mode of the smoothed density that is not negligible; noise is the mode below it from which the
+    deepest valley parts it. Where there is one mode only, it is taken for particles, and what lies three deviations (of its upper
+    half, which no noise reaches) below it for noise.
 
     Raises
     ------
@@ -43,14 +37,23 @@ def split_scores(values: Values) -> Split:
     """
     if len(np.unique(values)) < 4:
         raise ValueError("fewer than four different scores")
-    otsu = _find_otsu(values)
-    low, high = values[values < otsu], values[values >= otsu]
-    spread = np.sqrt((low.var() + high.var()) / 2)
-    separation = float((high.mean() - low.mean()) / max(spread, 1e-12))
-    grid = np.linspace(low.mean(), high.mean(), 200)
+    grid = np.linspace(values.min(), values.max(), 400)
     density = gaussian_kde(values, bw_method=0.15)(grid)
-    lowest = int(density.argmin())
-    return Split(otsu if lowest in (0, len(grid) - 1) else float(grid[lowest]), separation)
+    modes = np.nonzero((density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:]))[0] + 1
+    top = int(modes[density[modes] >= _SIGNAL_SHARE * density.max()][-1])
+    upper = values[values >= grid[top]]
+    spread = float(np.sqrt(np.mean((upper - grid[top]) ** 2)))
+    best, depth = None, 0.0
+    for mode in modes[modes < top]:
+        lowest = int(mode) + int(density[mode : top + 1].argmin())
+        if density[mode] - density[lowest] > max(depth, _NOISE_SHARE * density.max()):
+            best, depth = lowest, density[mode] - density[lowest]
+    threshold = float(grid[best]) if best is not None else float(grid[top] - 3 * spread)
+    low, high = values[values < threshold], values[values >= threshold]
+    if len(low) < 2 or len(high) < 2:
+        return Split(threshold, 0.0)
+    within = np.sqrt((low.var() + high.var()) / 2)
+    return Split(threshold, float((high.mean() - low.mean()) / max(within, 1e-12)))
 
 
 def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArray[np.bool_], defocus: Values) -> Values:

@@ -33,8 +33,8 @@ class PickParams(StageParams):
     diameter_angstrom: float | None = Field(
         None, gt=0, description="particle diameter, Å; null: as the project says, else estimated from the data"
     )
-    min_distance_fraction: float = Field(0.8, gt=0, description="least distance of two candidates, in diameters")
-    min_score: float = Field(0.1, ge=-1, le=1, description="correlation below which nothing is a candidate")
+    min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
+    min_score: float = Field(0.0, ge=-1, le=1, description="correlation below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
     max_templates: int = Field(10, ge=1, description="classes used as templates, the largest first")
     min_diameter_angstrom: float = Field(50.0, gt=0, description="least diameter that is estimated, Å")
