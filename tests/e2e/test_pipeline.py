@@ -90,7 +90,9 @@ def test_real_apoferritin_becomes_a_dataset(tmp_path: Path, shared_data: Path) -
 def check_relion(folder: Path) -> None:
     """Let RELION extract from our micrographs and picks: the mean of its particles is a centred ring."""
     command = "relion_preprocess --i micrographs.star --coord_dir ./ --coord_suffix _autopick.star --part_star out.star"
-    flags = "--part_dir out/ --extract --extract_size 128 --scale 64 --norm --bg_radius 24 --white_dust -1 --black_dust -1"
+    flags = (
+        "--part_dir out/ --extract --extract_size 128 --scale 64 --norm --bg_radius 24 --white_dust -1 --black_dust -1"
+    )
     words = [*command.split(), *flags.split(), "--invert_contrast"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout

@@ -5,10 +5,12 @@ cross-correlation, as CTFFIND does with amplitudes (Rohou & Grigorieff 2015, doi
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.optimize import minimize
 from torch import Tensor
@@ -62,8 +64,7 @@ def _make_background_basis(k: Tensor) -> Tensor:
     inner = np.linspace(low, high, _BACKGROUND_INTERVALS + 1)
     knots = np.concatenate([[low] * degree, inner, [high] * degree])
     design = BSpline.design_matrix(np.clip(k.double().cpu().numpy(), low, high), knots, degree).toarray()
-    basis, _ = np.linalg.qr(design)
-    return torch.from_numpy(basis).to(k.device)
+    return torch.linalg.qr(torch.from_numpy(design)).Q.to(k.device)
 
 
 def _remove_background(curves: Tensor, basis: Tensor) -> Tensor:
@@ -107,6 +108,23 @@ def _average_equal_phase(polar: Tensor, k: Tensor, directional: Tensor, mean_def
     return values.mean(dim=0)
 
 
+def _minimise(
+    misfit: Callable[[NDArray[np.float64]], float],
+    simplex: NDArray[np.float64],
+    x_tolerance: float,
+    f_tolerance: float,
+    most_calls: int,
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the least misfit found by the downhill simplex method from the corners given, and where it is."""
+    found = minimize(
+        misfit,
+        simplex[0],
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": x_tolerance, "fatol": f_tolerance, "maxfev": most_calls},
+    )
+    return float(found.fun), np.asarray(found.x)
+
+
 def _refine(
     polar: Tensor, k: Tensor, angles: Tensor, start_defocus: float, band: FitBand
 ) -> tuple[float, float, float]:
@@ -117,25 +135,23 @@ def _refine(
     cos2, sin2 = torch.cos(2 * angles)[:, None], torch.sin(2 * angles)[:, None]
     k_squared = k.square()[None, :]
 
-    def misfit(values: np.ndarray) -> float:
+    def misfit(values: NDArray[np.float64]) -> float:
         mean, a, b = (float(value) * 1000 for value in values)
         chi = compute_chi(k_squared, mean + a * cos2 + b * sin2, **_optics(band))
         model = _remove_background(torch.sin(chi).square(), basis)
         return -float((data * model).sum() / model.norm().clamp_min(1e-12))
 
-    best: tuple[float, np.ndarray] | None = None
+    best: tuple[float, NDArray[np.float64]] | None = None
     for a, b in ((0.0, 0.0), (0.3, 0.0), (-0.3, 0.0), (0.0, 0.3), (0.0, -0.3)):
         simplex = start_defocus / 1000 * np.array([1.0, 0, 0]) + np.array([0, a, b])
         corners = np.vstack([simplex, simplex + np.diag([0.1, 0.1, 0.1])])
-        options = {"initial_simplex": corners, "xatol": 2e-4, "fatol": 1e-7, "maxfev": 60 if best is None else 25}
-        found = minimize(misfit, simplex, method="Nelder-Mead", options=options)
-        if best is None or found.fun < best[0]:
-            best = (float(found.fun), found.x)
+        found = _minimise(misfit, corners, 2e-4, 1e-7, 60 if best is None else 25)
+        if best is None or found[0] < best[0]:
+            best = found
     assert best is not None
     corners = np.vstack([best[1], best[1] + np.diag([0.03, 0.03, 0.03])])
-    options = {"initial_simplex": corners, "xatol": 1e-4, "fatol": 1e-8, "maxfev": 200}
-    found = minimize(misfit, best[1], method="Nelder-Mead", options=options)
-    mean, a, b = (float(value) * 1000 for value in found.x)
+    found = _minimise(misfit, corners, 1e-4, 1e-8, 200)
+    mean, a, b = (float(value) * 1000 for value in found[1])
     return mean, a, b
 
 

@@ -114,7 +114,7 @@ def match_points(
 
 def _is_inside(points_px: Points, border_px: float, size_px: tuple[float, float]) -> NDArray[np.bool_]:
     low, high = border_px, np.array(size_px) - 1 - border_px
-    return np.all((points_px >= low) & (points_px <= high), axis=1)
+    return np.asarray(np.all((points_px >= low) & (points_px <= high), axis=1))
 
 
 def count_matches(

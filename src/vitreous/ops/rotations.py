@@ -24,7 +24,8 @@ __all__ = [
 
 def compute_euler_matrix(rot_deg: Tensor, tilt_deg: Tensor, psi_deg: Tensor) -> Tensor:
     """Return the matrices A `(..., 3, 3)` of Euler angles in degrees, broadcast together."""
-    rot, tilt, psi = torch.broadcast_tensors(*(torch.deg2rad(angle) for angle in (rot_deg, tilt_deg, psi_deg)))
+    shape = (rot_deg + tilt_deg + psi_deg).shape
+    rot, tilt, psi = (torch.deg2rad(angle).expand(shape) for angle in (rot_deg, tilt_deg, psi_deg))
     ca, sa, cb, sb, cg, sg = rot.cos(), rot.sin(), tilt.cos(), tilt.sin(), psi.cos(), psi.sin()
     rows = (
         (cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb),
@@ -45,7 +46,7 @@ def compute_euler_angles(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rot = torch.where(polar, 0.0, torch.atan2(matrices[..., 2, 1], matrices[..., 2, 0]))
     psi = torch.where(
         polar,
-        torch.atan2(-matrices[..., 1, 0], matrices[..., 1, 1]),
+        torch.atan2(matrices[..., 0, 1], matrices[..., 1, 1]),
         torch.atan2(matrices[..., 1, 2], -matrices[..., 0, 2]),
     )
     return torch.rad2deg(rot), torch.rad2deg(tilt), torch.rad2deg(psi)

@@ -70,8 +70,12 @@ def compute_orientation_grid(spacing_deg: float, operators: Tensor) -> Tensor:
     rot, tilt = compute_direction_grid(spacing_deg)
     directions = compute_euler_matrix(rot, tilt, torch.zeros_like(rot))[:, 2]
     generic = torch.tensor(_GENERIC, dtype=torch.float64)
-    closeness = directions @ (operators @ generic).T
-    inside = closeness[:, 0] >= closeness.max(dim=1).values - 1e-9
+    images = operators @ generic
+    # How far past the border with each neighbouring unit, in terms of the distance between the two centres; a quarter of a
+    # step is kept on the far side so that the border has no gaps.
+    past = directions @ (images - images[0]).T
+    margin = (images - images[0]).norm(dim=1) * math.sin(math.radians(spacing_deg) / 4)
+    inside = (past <= margin + 1e-9).all(dim=1)
     n_psi = math.ceil(360 / spacing_deg)
     psi = torch.arange(n_psi, dtype=torch.float64) * (360 / n_psi)
     return compute_euler_matrix(rot[inside, None], tilt[inside, None], psi).flatten(0, 1)

@@ -1,0 +1,242 @@
+"""Sort the particle images into classes, align them in the plane and average them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from vitreous.errors import SettingError, UserError
+from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
+from vitreous.ops.align2d import Alignment, ClassificationSettings, classify_images
+from vitreous.ops.ctf import compute_ctf_2d
+
+__all__ = ["STAGE", "Classify2dParams"]
+
+_FEWEST_IMAGES = 2
+_PARTICLES_PER_CLASS = 150
+_FEWEST_CLASSES, _MOST_CLASSES = 4, 50
+_LEAST_PER_CLASS = 5
+_PIXEL_SIZE_TOLERANCE = 0.01
+_CLASS_COLUMNS = (
+    "class_id",
+    "class_psi_deg",
+    "class_origin_x_angstrom",
+    "class_origin_y_angstrom",
+    "class_probability",
+)
+
+
+class Classify2dParams(StageParams):
+    """Choices of method."""
+
+    n_classes: int | None = Field(None, ge=1, le=500, description="classes; null: one per 150 particles, 4 to 50")
+    n_iterations: int = Field(20, ge=1, le=200, description="rounds of expectation-maximisation")
+    max_resolution_angstrom: float = Field(8.0, gt=0, description="finest detail compared, Å")
+    mask_factor: float = Field(1.1, gt=0, le=3, description="diameter of the circular mask, in particle diameters")
+    max_shift_factor: float = Field(
+        0.1, ge=0, le=0.5, description="furthest that a particle may lie off its box's centre, in particle diameters"
+    )
+    seed: int = Field(0, ge=0, description="seed of the first averages")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    particle_ids: tuple[str, ...]
+    images: Tensor
+    ctf: Tensor | None
+    half: Tensor
+    pixel_size_angstrom: float
+    diameter_angstrom: float
+    n_without_defocus: int
+
+
+@dataclass(frozen=True)
+class _Classified:
+    particle_ids: tuple[str, ...]
+    alignment: Alignment
+    resolution_angstrom: NDArray[np.float64]
+    pixel_size_angstrom: float
+    diameter_angstrom: float
+    warnings: tuple[str, ...]
+
+
+def _choose_particles(inputs: Inputs) -> pl.DataFrame:
+    """Return the positives that have an image, in the table's order."""
+    chosen = inputs["particles"].filter((pl.col("label") == "positive") & pl.col("stack_path").is_not_null())
+    if chosen.height < _FEWEST_IMAGES:
+        raise UserError(
+            f"classify2d: found {chosen.height} positives with an extracted image, expected at least {_FEWEST_IMAGES}; "
+            "loosen the thresholds of review, or run extract"
+        )
+    if chosen["box_px"].n_unique() > 1:
+        raise UserError(
+            f"classify2d: found boxes of {sorted(chosen['box_px'].unique())} px, expected one size; set extract.max_box_px so "
+            "that all micrographs give the same, or make a project for each pixel size"
+        )
+    pixels = chosen["stack_pixel_size_angstrom"].to_numpy()
+    if pixels.max() > pixels.min() * (1 + _PIXEL_SIZE_TOLERANCE):
+        raise UserError(
+            f"classify2d: found images of {pixels.min():.3f} to {pixels.max():.3f} Å per pixel, expected one pixel size; make a "
+            "project for each"
+        )
+    return chosen
+
+
+def _read_images(chosen: pl.DataFrame, context: Context) -> Tensor:
+    """Return the images in the order of the rows; every stack is read once."""
+    box = int(chosen["box_px"][0])
+    images = np.empty((chosen.height, box, box), dtype=np.float32)
+    for (path,), rows in chosen.with_row_index("row").group_by("stack_path", maintain_order=True):
+        stack = read_mrc(context.root / str(path))[0]
+        stack = stack[None] if stack.ndim == 2 else stack
+        images[rows["row"].to_numpy()] = stack[rows["stack_index"].to_numpy()]
+    return torch.from_numpy(images).to(context.device)
+
+
+def _compute_ctf(chosen: pl.DataFrame, micrographs: pl.DataFrame, box_px: int, device: str) -> Tensor | None:
+    """Return the CTF of each image, positive at low frequency, or None if no image has a defocus; 1 for those without."""
+    optics = micrographs.select("micrograph_id", "voltage_kv", "cs_mm", "amplitude_contrast")
+    rows = chosen.join(optics, on="micrograph_id", how="left", maintain_order="left").with_row_index("row")
+    known = rows.filter(pl.col("defocus_u_angstrom").is_not_null() & pl.col("voltage_kv").is_not_null())
+    if known.is_empty():
+        return None
+    ctf = torch.ones(chosen.height, box_px, box_px // 2 + 1, device=device)
+    for (voltage, cs, contrast), group in known.group_by(
+        "voltage_kv", "cs_mm", "amplitude_contrast", maintain_order=True
+    ):
+        columns = {
+            name: torch.from_numpy(group[name].fill_null(0.0).to_numpy().astype(np.float32)).to(device)
+            for name in ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
+        }
+        # Extracted images are inverted, so that protein is bright: their CTF is the micrograph's with the other sign.
+        ctf[torch.from_numpy(group["row"].to_numpy().astype(np.int64)).to(device)] = -compute_ctf_2d(
+            (box_px, box_px),
+            float(group["stack_pixel_size_angstrom"][0]),
+            columns["defocus_u_angstrom"],
+            columns["defocus_v_angstrom"],
+            columns["defocus_angle_deg"],
+            phase_shift_deg=columns["phase_shift_deg"],
+            voltage_kv=float(str(voltage)),
+            cs_mm=float(str(cs)),
+            amplitude_contrast=float(str(contrast)),
+        )
+    return ctf
+
+
+def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded:
+    chosen = _choose_particles(inputs)
+    images = _read_images(chosen, context)
+    order = pl.int_range(pl.len()) % 2
+    half = chosen.select(half=pl.coalesce(pl.col("half") - 1, order))["half"].to_numpy()
+    return _Loaded(
+        particle_ids=tuple(chosen["particle_id"]),
+        images=images,
+        ctf=_compute_ctf(chosen, inputs["micrographs"], images.shape[-1], context.device),
+        half=torch.from_numpy(half.astype(np.int64)).to(context.device),
+        pixel_size_angstrom=float(np.median(chosen["stack_pixel_size_angstrom"].to_numpy())),
+        diameter_angstrom=float(np.median(chosen["diameter_angstrom"].to_numpy())),
+        n_without_defocus=chosen["defocus_u_angstrom"].null_count(),
+    )
+
+
+def _choose_settings(loaded: _Loaded, params: Classify2dParams) -> ClassificationSettings:
+    n, box = loaded.images.shape[0], loaded.images.shape[-1]
+    pixel, diameter = loaded.pixel_size_angstrom, loaded.diameter_angstrom
+    n_classes = params.n_classes or min(max(n // _PARTICLES_PER_CLASS, _FEWEST_CLASSES), _MOST_CLASSES)
+    if params.max_resolution_angstrom > diameter / 2:
+        raise SettingError(
+            f"classify2d.max_resolution_angstrom: found {params.max_resolution_angstrom}, expected less than half "
+            f"of the particle diameter of {diameter:.0f} Å"
+        )
+    last = min(box // 2 - 1, round(box * pixel / params.max_resolution_angstrom))
+    # A particle is told from noise by detail of a quarter of its size at most.
+    first = min(last, max(4, round(4 * box * pixel / diameter)))
+    return ClassificationSettings(
+        n_classes=max(1, min(n_classes, n // _LEAST_PER_CLASS)),
+        n_iterations=params.n_iterations,
+        mask_radius_px=min(params.mask_factor * diameter / 2 / pixel, 0.47 * box),
+        max_shift_px=params.max_shift_factor * diameter / pixel,
+        first_ring=first,
+        last_ring=last,
+        seed=params.seed,
+    )
+
+
+def _compute(loaded: _Loaded, params: Classify2dParams, progress: Progress) -> _Classified:
+    settings = _choose_settings(loaded, params)
+    alignment = classify_images(loaded.images, loaded.ctf, loaded.half, settings, progress)
+    width = loaded.images.shape[-1] * loaded.pixel_size_angstrom
+    warnings = []
+    if loaded.n_without_defocus:
+        warnings.append(
+            f"{loaded.n_without_defocus} of {len(loaded.images)} particles have no defocus; "
+            "their images were not corrected for the CTF"
+        )
+    return _Classified(
+        particle_ids=loaded.particle_ids,
+        alignment=alignment,
+        resolution_angstrom=width / alignment.resolution_ring.clamp_min(1.0).double().cpu().numpy(),
+        pixel_size_angstrom=loaded.pixel_size_angstrom,
+        diameter_angstrom=loaded.diameter_angstrom,
+        warnings=tuple(warnings),
+    )
+
+
+def _tabulate_particles(result: _Classified) -> pl.DataFrame:
+    """Return the class columns. RELION's psi turns the image onto the average, its origin moves it to the centre."""
+    alignment = result.alignment
+    columns: dict[str, Any] = {
+        "particle_id": result.particle_ids,
+        "class_id": (alignment.class_index + 1).cpu().numpy(),
+        "class_psi_deg": (180 - torch.remainder(180 + alignment.angle_deg.double(), 360)).cpu().numpy(),
+        "class_origin_x_angstrom": (-alignment.shift_px[:, 1].double() * result.pixel_size_angstrom).cpu().numpy(),
+        "class_origin_y_angstrom": (-alignment.shift_px[:, 0].double() * result.pixel_size_angstrom).cpu().numpy(),
+        "class_probability": alignment.probability.double().cpu().numpy(),
+    }
+    return pl.DataFrame(columns)
+
+
+def _save(result: _Classified, inputs: Inputs, params: Classify2dParams, folder: RunFolder) -> Saved:
+    path = folder.path / "images" / "classes.mrcs"
+    averages = result.alignment.averages.cpu().numpy()
+    write_mrc(path, averages.astype(np.float32), result.pixel_size_angstrom)
+    counts = torch.bincount(result.alignment.class_index, minlength=len(averages)).cpu().numpy()
+    n_classes = len(averages)
+    classes = pl.DataFrame(
+        {
+            "class_id": range(1, n_classes + 1),
+            "image_path": [folder.relative(path)] * n_classes,
+            "image_index": range(n_classes),
+            "box_px": [averages.shape[-1]] * n_classes,
+            "pixel_size_angstrom": [result.pixel_size_angstrom] * n_classes,
+            "diameter_angstrom": [result.diameter_angstrom] * n_classes,
+            "n_particles": counts,
+            "share": counts / counts.sum(),
+            "resolution_angstrom": result.resolution_angstrom,
+        }
+    )
+    particles = (
+        inputs["particles"]
+        .drop(_CLASS_COLUMNS, strict=False)
+        .join(_tabulate_particles(result), on="particle_id", how="left", maintain_order="left")
+    )
+    return Saved({"particles": particles, "classes": classes}, result.warnings)
+
+
+STAGE = DatasetStage(
+    name="classify2d",
+    version="1",
+    summary="Sort the particles into 2D classes, align them in the plane and average them.",
+    params=Classify2dParams,
+    needs=("particles", "micrographs"),
+    makes=("particles", "classes"),
+    load=_load,
+    compute=_compute,
+    save=_save,
+)
