@@ -64,16 +64,19 @@ def _make_background_basis(k: Tensor) -> Tensor:
     inner = np.linspace(low, high, _BACKGROUND_INTERVALS + 1)
     knots = np.concatenate([[low] * degree, inner, [high] * degree])
     design = BSpline.design_matrix(np.clip(k.double().cpu().numpy(), low, high), knots, degree).toarray()
-    return torch.linalg.qr(torch.from_numpy(design)).Q.to(k.device)
+    basis: Tensor = torch.linalg.qr(torch.from_numpy(design))[0]
+    return basis.to(k.device)
 
 
 def _remove_background(curves: Tensor, basis: Tensor) -> Tensor:
     """Return `curves` `(..., n_k)` less their projection on the basis."""
-    return curves - (curves @ basis) @ basis.T
+    smooth: Tensor = (curves @ basis) @ basis.T
+    return curves - smooth
 
 
 def _correlate(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1)).clamp_min(1e-12)
+    lengths = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
+    return (first * second).sum(-1) / lengths.clamp_min(1e-12)
 
 
 def _optics(band: FitBand) -> dict[str, float]:
