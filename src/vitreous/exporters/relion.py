@@ -1,0 +1,268 @@
+"""A folder in which RELION 3.1 and later can be run: micrographs, picks, particles, motion and maps.
+
+Positions are in the frame of the micrograph in memory, as RELION's own.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vitreous.errors import InputFileError, ProjectError
+from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset
+from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
+from vitreous.exporters.release import copy_file, link_or_copy, open_release
+from vitreous.exporters.sidecar import SIDECAR, describe_dataset
+from vitreous.exporters.summary import ExportSummary
+from vitreous.io.atomic import write_json
+from vitreous.io.star import write_star
+
+__all__ = ["LAYOUT", "export_relion"]
+
+LAYOUT = "relion"
+
+_MICROGRAPHS, _STACKS, _MOTION, _MAPS, _GAIN, _MOVIES = "Micrographs", "Particles", "motion", "maps", "Gain", "Movies"
+_PICKS_SUFFIX = "_autopick.star"
+_COORDINATES = {
+    "y_origin": "top",
+    "x": "rlnCoordinateX = x_px, the column of the centre, 0 the first in memory",
+    "y": "rlnCoordinateY = y_px, the row of the centre, 0 the first in memory",
+    "unit": "pixels of the micrograph",
+    "angles": "as RELION",
+}
+_IMAGE = pl.format("{}/{}.mrc", pl.lit(_MICROGRAPHS), "name")
+_DEFOCUS = {
+    "rlnDefocusU": StarColumn(pl.col("defocus_u_angstrom")),
+    "rlnDefocusV": StarColumn(pl.col("defocus_v_angstrom")),
+    "rlnDefocusAngle": StarColumn(pl.col("defocus_angle_deg")),
+    "rlnPhaseShift": StarColumn(pl.col("phase_shift_deg"), 0.0),
+}
+_MICROGRAPH_COLUMNS = {
+    "rlnMicrographName": StarColumn(_IMAGE),
+    "rlnMicrographMetadata": StarColumn(
+        pl.when(pl.col("trajectory_path").is_not_null()).then(pl.format("{}/{}.star", pl.lit(_MOTION), "name"))
+    ),
+    "rlnOpticsGroup": StarColumn(pl.col("group")),
+    **_DEFOCUS,
+    "rlnCtfAstigmatism": StarColumn(pl.col("defocus_u_angstrom") - pl.col("defocus_v_angstrom")),
+    "rlnCtfFigureOfMerit": StarColumn(pl.col("ctf_score")),
+    "rlnCtfMaxResolution": StarColumn(pl.col("ctf_resolution_angstrom")),
+    "rlnAccumMotionTotal": StarColumn(pl.col("total_motion_angstrom")),
+    "rlnAccumMotionEarly": StarColumn(pl.col("early_motion_angstrom")),
+    "rlnAccumMotionLate": StarColumn(pl.col("late_motion_angstrom")),
+}
+_PICK_COLUMNS = {
+    "rlnCoordinateX": StarColumn(pl.col("x_px")),
+    "rlnCoordinateY": StarColumn(pl.col("y_px")),
+    "rlnAutopickFigureOfMerit": StarColumn(pl.col("ncc")),
+}
+_PARTICLE_COLUMNS = {
+    **_PICK_COLUMNS,
+    "rlnImageName": StarColumn(pl.col("image_name")),
+    "rlnMicrographName": StarColumn(_IMAGE),
+    "rlnOpticsGroup": StarColumn(pl.col("group")),
+    **_DEFOCUS,
+    "rlnClassNumber": StarColumn(pl.col("class_id"), 0),
+    "rlnAngleRot": StarColumn(pl.col("rot_deg"), 0.0),
+    "rlnAngleTilt": StarColumn(pl.col("tilt_deg"), 0.0),
+    "rlnAnglePsi": StarColumn(pl.coalesce("psi_deg", "class_psi_deg"), 0.0),
+    "rlnOriginXAngst": StarColumn(pl.coalesce("origin_x_angstrom", "class_origin_x_angstrom"), 0.0),
+    "rlnOriginYAngst": StarColumn(pl.coalesce("origin_y_angstrom", "class_origin_y_angstrom"), 0.0),
+    "rlnRandomSubset": StarColumn(pl.col("half")),
+}
+_EXCLUDED_COLUMNS = {
+    **_PICK_COLUMNS,
+    "rlnMicrographName": StarColumn(_IMAGE),
+    "rlnOpticsGroup": StarColumn(pl.col("group")),
+    **_DEFOCUS,
+    "rlnClassNumber": StarColumn(pl.col("class_id"), 0),
+    "vitreousReason": StarColumn(pl.col("excluded_because")),
+}
+
+
+def _describe_gaps(file: str, gaps: Mapping[str, int], columns: Mapping[str, StarColumn], total: int) -> list[str]:
+    """Say what was done about values that some rows do not have."""
+    return [
+        f"{file}: {n} of {total} rows have no {label}; "
+        + (
+            "the column is left out"
+            if columns[label].default is None
+            else f"{columns[label].default:g} is written there"
+        )
+        for label, n in gaps.items()
+        if label != "rlnClassNumber"
+    ]
+
+
+def _write_micrographs(folder: Path, dataset: Dataset) -> list[str]:
+    micrographs, warnings = dataset.micrographs, []
+    for path, name in micrographs.select("micrograph_path", "name").iter_rows():
+        link_or_copy(dataset.root / path, folder / _MICROGRAPHS / f"{name}.mrc")
+    fitted = micrographs.filter(pl.col("defocus_u_angstrom").is_not_null())
+    if 0 < fitted.height < micrographs.height:
+        warnings.append(
+            f"{micrographs.height - fitted.height} micrographs have no defocus and are not in micrographs.star"
+        )
+        micrographs = fitted
+    block, gaps = tabulate(micrographs, _MICROGRAPH_COLUMNS)
+    warnings += _describe_gaps("micrographs.star", gaps, _MICROGRAPH_COLUMNS, micrographs.height)
+    write_star(folder / "micrographs.star", {"optics": tabulate_optics(dataset.micrographs), "micrographs": block})
+    return warnings
+
+
+def _write_picks(folder: Path, dataset: Dataset) -> None:
+    """Write the positives of each micrograph that has some beside it, and the list of these files."""
+    parts = dataset.positives.partition_by("name", as_dict=True, maintain_order=True)
+    for (name,), rows in parts.items():
+        block, _ = tabulate(rows, _PICK_COLUMNS)
+        write_star(folder / _MICROGRAPHS / f"{name}{_PICKS_SUFFIX}", {"": block})
+    names = pl.Series([str(name) for (name,) in parts], dtype=pl.String)
+    listed = pl.DataFrame(
+        {
+            "rlnMicrographName": [f"{_MICROGRAPHS}/{name}.mrc" for name in names],
+            "rlnMicrographCoordinates": [f"{_MICROGRAPHS}/{name}{_PICKS_SUFFIX}" for name in names],
+        },
+        schema={"rlnMicrographName": pl.String, "rlnMicrographCoordinates": pl.String},
+    )
+    write_star(folder / "autopick.star", {"coordinate_files": listed})
+
+
+def _read_trajectory(path: Path, n_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the displacement of the content of every frame in x and y, px."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        x, y = (np.asarray(document[f"shift_{axis}_px"], dtype=np.float64) for axis in "xy")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputFileError(
+            path,
+            found=f"a file that cannot be read ({error})",
+            expected="the motion of a movie, in JSON",
+            remedy="Run motion again.",
+        ) from error
+    if x.ndim != 1 or x.shape != y.shape or not len(x) or (n_frames is not None and len(x) != n_frames):
+        raise InputFileError(
+            path,
+            found=f"{x.size} positions in x and {y.size} in y",
+            expected="one of each for each frame" + (f" of {n_frames}" if n_frames is not None else ""),
+            remedy="Run motion again.",
+        )
+    return x, y
+
+
+def _write_motion(path: Path, row: Mapping[str, Any], root: Path) -> None:
+    """Write RELION's description of a movie's motion; its shifts undo the displacement from frame 1."""
+    x, y = _read_trajectory(root / row["trajectory_path"], row["n_frames"])
+    optional = {
+        "rlnMicrographDoseRate": row["dose_per_frame"],
+        "rlnMicrographPreExposure": row["pre_exposure"],
+    }
+    general: dict[str, object] = {
+        "rlnImageSizeX": row["nx_px"],
+        "rlnImageSizeY": row["ny_px"],
+        "rlnImageSizeZ": len(x),
+        "rlnMicrographMovieName": f"{_MOVIES}/{Path(row['movie_path'] or row['name']).name}",
+        **({"rlnMicrographGainName": f"{_GAIN}/{Path(row['gain_path']).name}"} if row["gain_path"] else {}),
+        "rlnMicrographBinning": 1.0,
+        "rlnMicrographOriginalPixelSize": row["original_pixel_size_angstrom"],
+        **{label: value for label, value in optional.items() if value is not None},
+        "rlnVoltage": row["voltage_kv"],
+        "rlnMicrographStartFrame": 1,
+        "rlnMotionModelVersion": 0,
+    }
+    shifts = pl.DataFrame(
+        {
+            "rlnMicrographFrameNumber": range(1, len(x) + 1),
+            "rlnMicrographShiftX": x[0] - x,
+            "rlnMicrographShiftY": y[0] - y,
+        }
+    )
+    write_star(path, {"general": general, "global_shift": shifts})
+
+
+def _write_particles(folder: Path, dataset: Dataset) -> list[str]:
+    usable, warnings = choose_usable(dataset.positives)
+    named = name_images(usable, _STACKS, ".mrcs")
+    block, gaps = tabulate(named, _PARTICLE_COLUMNS)
+    warnings += _describe_gaps("particles.star", gaps, _PARTICLE_COLUMNS, named.height)
+    write_star(
+        folder / "particles.star",
+        {"optics": tabulate_optics(dataset.micrographs, usable), "particles": block},
+    )
+    write_stacks(usable, dataset.root, folder / _STACKS, ".mrcs")
+    return warnings
+
+
+def _write_excluded(folder: Path, dataset: Dataset) -> int:
+    """Write all that is no positive, with the reason; return how many."""
+    excluded = pl.concat(
+        [
+            dataset.negatives.with_columns(excluded_because=pl.col("reason").fill_null("negative")),
+            dataset.candidates.with_columns(excluded_because=pl.lit("candidate")),
+            dataset.rejected.with_columns(excluded_because=pl.lit("micrograph")),
+        ]
+    )
+    block, _ = tabulate(excluded, _EXCLUDED_COLUMNS)
+    optics = tabulate_optics(excluded if excluded.height else dataset.micrographs, excluded.clear())
+    write_star(folder / "particles_excluded.star", {"optics": optics, "particles": block})
+    return excluded.height
+
+
+def _write_maps(folder: Path, dataset: Dataset) -> int:
+    for row in dataset.volumes.iter_rows(named=True):
+        for column, suffix in (("map", ""), ("half1", "_half1"), ("half2", "_half2"), ("mask", "_mask")):
+            if row[f"{column}_path"] is not None:
+                link_or_copy(dataset.root / row[f"{column}_path"], folder / _MAPS / f"{row['volume_id']}{suffix}.mrc")
+    return dataset.volumes.height
+
+
+def _check_movie_names(dataset: Dataset) -> None:
+    movies = dataset.micrographs["movie_path"].drop_nulls().str.split("/").list.last()
+    if movies.is_duplicated().any():
+        raise ProjectError(
+            f"{dataset.root}: found several movies named {movies.filter(movies.is_duplicated())[0]}, expected different names, "
+            "since RELION is to find them in one folder. Rename them and make the project again."
+        )
+
+
+def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> ExportSummary:
+    """Write the dataset as a folder in which RELION can be run.
+
+    Parameters
+    ----------
+    tables
+        The project's tables by name; micrographs and particles are needed.
+    root
+        The project's folder.
+    to
+        Folder to write to: missing, empty, or an older export in this layout, which is replaced. What RELION itself wrote
+        there since stays.
+
+    Raises
+    ------
+    ProjectError
+        If the tables contradict each other or `to` holds something else.
+    InputFileError
+        If a file of the project is missing or damaged, or `to` cannot be written to.
+    """
+    dataset = gather_dataset(tables, root)
+    _check_movie_names(dataset)
+    warnings = list(dataset.warnings)
+    with open_release(to, LAYOUT) as staging:
+        warnings += _write_micrographs(staging, dataset)
+        _write_picks(staging, dataset)
+        for row in dataset.micrographs.filter(pl.col("trajectory_path").is_not_null()).iter_rows(named=True):
+            _write_motion(staging / _MOTION / f"{row['name']}.star", row, root)
+        for gain in dataset.micrographs["gain_path"].drop_nulls().unique().sort():
+            copy_file(root / gain, staging / _GAIN / Path(gain).name)
+        warnings += _write_particles(staging, dataset)
+        counts = {
+            "micrographs": dataset.micrographs.height,
+            "positives": dataset.positives.height,
+            "excluded particles": _write_excluded(staging, dataset),
+            "maps": _write_maps(staging, dataset),
+        }
+        write_json(staging / SIDECAR, describe_dataset(dataset, LAYOUT, _COORDINATES, counts))
+    return ExportSummary(counts, tuple(warnings))
