@@ -1,6 +1,7 @@
 """Fill the reference pages from the code when the documentation is built: tables, stages, command line, functions."""
 
 import importlib
+import json
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ def write_stages() -> str:
     for name in list_stages():
         stage = load_stage(name)
         rows = "\n".join(
-            f"| `{field}` | `{info.get_default(call_default_factory=True)!r}` | {_cell(info.description or '')} |"
+            f"| `{field}` | `{json.dumps(info.get_default(call_default_factory=True))}` | {_cell(info.description or '')} |"
             for field, info in stage.params.model_fields.items()
         )
         table = f"| parameter | default | meaning |\n|---|---|---|\n{rows}" if rows else "No parameters."
-        reads, makes = ", ".join((*stage.needs, *stage.optional)) or "the project's facts", ", ".join(stage.makes)
+        reads, makes = ", ".join(stage.needs) or "the project's facts", ", ".join(stage.makes)
+        reads += f", and where there are any {', '.join(stage.optional)}" if stage.optional else ""
         parts.append(f"## {name}\n\n{stage.summary}\n\nReads {reads}; makes {makes}.\n\n{table}")
     return "\n\n".join(parts)
 
