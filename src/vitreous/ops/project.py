@@ -93,7 +93,11 @@ def compute_reference(volume: Tensor, r_max: int) -> Tensor:
 
 
 def compute_volume(grid: Tensor, n: int) -> Tensor:
-    """Return the volume `(n, n, n)` of a reference-like grid: the inverse of `compute_reference`."""
+    """Return the volume `(n, n, n)` of a grid laid out as a reference that slices were put into by trilinear weights.
+
+    The adjoint of `compute_reference` but for a factor `(2 n)³`: both divide by the gridding factor, here because putting
+    slices in multiplies with it.
+    """
     c = grid.shape[0] // 2
     m = PAD * n
     sign = _make_signs(c + 1, grid.device)

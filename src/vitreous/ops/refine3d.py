@@ -6,6 +6,7 @@ image after that; the Fourier shell correlation of the half maps within a soft s
 reference and up to where images are compared.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from vitreous.ops.symmetry import compute_orientation_grid
 __all__ = ["RefineSettings", "Refinement", "insert_images", "refine_halves"]
 
 _FINEST_GLOBAL_DEG, _COARSEST_GLOBAL_DEG = 4.5, 12.0
+_MOST_ORIENTATIONS = 40_000
 _MARGIN = 2
 
 
@@ -53,7 +55,7 @@ class RefineSettings:
     n_iterations: int = 8
     n_global: int = 3
     shift_px: float = 4.0
-    n_candidates: int = 4
+    n_candidates: int = 8
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,36 @@ def _find_poses(
             angle_step_deg=spacing / 3,
             shift_step_px=0.5,
         )
-    # The search goes no further than its grid is fine enough for; the candidates are refined with all.
+    # All rotations have the volume 8 pi².
+    spacing = max(spacing, math.degrees((8 * math.pi**2 / (_MOST_ORIENTATIONS * len(operators))) ** (1 / 3)))
+    # The search goes no further than its grid is fine enough for: a quarter of a wave at the particle's edge.
     r_search = min(r, round(80.0 / spacing))
     m = images.count_samples(r_search)
     grid = compute_orientation_grid(spacing, operators)
     slices = extract_slices(reference, grid, images.samples[:m]).to(device)
-    step = max(1.0, settings.shift_px / 4)
+    step = max(1.0, images.box_px / (4 * r_search))
     shifts = make_shift_grid(settings.shift_px, step)
     found = search_poses(images, slices, noise[:m], torch.zeros(len(images), 2), shifts, settings.n_candidates)
-    return refine_poses(
+    coarse = refine_poses(
         images,
         reference,
-        noise,
+        noise[: images.count_samples(min(r, 2 * r_search))],
         grid[found.orientation],
         found.origin_px,
         angle_step_deg=spacing / 2,
         shift_step_px=step / 2,
-        n_levels=4,
+        n_levels=2,
         reach_px=step + 1,
+    )
+    return refine_poses(
+        images,
+        reference,
+        noise,
+        coarse.matrices[:, None],
+        coarse.origins_px[:, None],
+        angle_step_deg=spacing / 8,
+        shift_step_px=step / 4,
+        reach_px=step,
     )
 
 

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vitreous.errors import SettingError, UserError
-from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.io.mrc import write_mrc
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.align2d import Alignment, ClassificationSettings, classify_images
-from vitreous.ops.ctf import compute_ctf_2d
+from vitreous.stages.images import compute_particle_ctf, read_particle_images
 
 __all__ = ["STAGE", "Classify2dParams"]
 
@@ -88,56 +88,15 @@ def _choose_particles(inputs: Inputs) -> pl.DataFrame:
     return chosen
 
 
-def _read_images(chosen: pl.DataFrame, context: Context) -> Tensor:
-    """Return the images in the order of the rows; every stack is read once."""
-    box = int(chosen["box_px"][0])
-    images = np.empty((chosen.height, box, box), dtype=np.float32)
-    for (path,), rows in chosen.with_row_index("row").group_by("stack_path", maintain_order=True):
-        stack = read_mrc(context.root / str(path))[0]
-        stack = stack[None] if stack.ndim == 2 else stack
-        images[rows["row"].to_numpy()] = stack[rows["stack_index"].to_numpy()]
-    return torch.from_numpy(images).to(context.device)
-
-
-def _compute_ctf(chosen: pl.DataFrame, micrographs: pl.DataFrame, box_px: int, device: str) -> Tensor | None:
-    """Return the CTF of each image, positive at low frequency, or None if no image has a defocus; 1 for those without."""
-    optics = micrographs.select("micrograph_id", "voltage_kv", "cs_mm", "amplitude_contrast")
-    rows = chosen.join(optics, on="micrograph_id", how="left", maintain_order="left").with_row_index("row")
-    known = rows.filter(pl.col("defocus_u_angstrom").is_not_null() & pl.col("voltage_kv").is_not_null())
-    if known.is_empty():
-        return None
-    ctf = torch.ones(chosen.height, box_px, box_px // 2 + 1, device=device)
-    for (voltage, cs, contrast), group in known.group_by(
-        "voltage_kv", "cs_mm", "amplitude_contrast", maintain_order=True
-    ):
-        columns = {
-            name: torch.from_numpy(group[name].fill_null(0.0).to_numpy().astype(np.float32)).to(device)
-            for name in ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
-        }
-        # Extracted images are inverted, so that protein is bright: their CTF is the micrograph's with the other sign.
-        ctf[torch.from_numpy(group["row"].to_numpy().astype(np.int64)).to(device)] = -compute_ctf_2d(
-            (box_px, box_px),
-            float(group["stack_pixel_size_angstrom"][0]),
-            columns["defocus_u_angstrom"],
-            columns["defocus_v_angstrom"],
-            columns["defocus_angle_deg"],
-            phase_shift_deg=columns["phase_shift_deg"],
-            voltage_kv=float(str(voltage)),
-            cs_mm=float(str(cs)),
-            amplitude_contrast=float(str(contrast)),
-        )
-    return ctf
-
-
 def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded:
     chosen = _choose_particles(inputs)
-    images = _read_images(chosen, context)
+    images = read_particle_images(chosen, context.root).to(context.device)
     order = pl.int_range(pl.len()) % 2
     half = chosen.select(half=pl.coalesce(pl.col("half") - 1, order))["half"].to_numpy()
     return _Loaded(
         particle_ids=tuple(chosen["particle_id"]),
         images=images,
-        ctf=_compute_ctf(chosen, inputs["micrographs"], images.shape[-1], context.device),
+        ctf=compute_particle_ctf(chosen, inputs["micrographs"], images.shape[-1], context.device),
         half=torch.from_numpy(half.astype(np.int64)).to(context.device),
         pixel_size_angstrom=float(np.median(chosen["stack_pixel_size_angstrom"].to_numpy())),
         diameter_angstrom=float(np.median(chosen["diameter_angstrom"].to_numpy())),

@@ -13,22 +13,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitreous.errors import InputFileError, UserError
+from vitreous.errors import UserError
 from vitreous.io.atomic import open_for_replacement
-from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.io.mrc import write_mrc
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.abinitio import AbInitioSettings, compute_initial_map
-from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.ops.mask import compute_density_region, compute_soft_mask
 from vitreous.ops.pose_search import FourierImages, compute_shift_phases
 from vitreous.ops.refine3d import Refinement, RefineSettings, refine_halves
 from vitreous.ops.resolution import compute_fsc, compute_resolution_angstrom
 from vitreous.ops.rotations import compute_euler_angles
 from vitreous.ops.symmetry import compute_symmetry_operators
+from vitreous.stages.images import compute_particle_ctf, read_particle_images
 
 __all__ = ["STAGE", "ReconstructParams"]
 
 _LEAST_PARTICLES = 20
+_DEFOCUS = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg"]
 _MARGIN_FACTOR = 1.1
 _MASK_EXTEND_ANGSTROM, _MASK_EDGE_ANGSTROM = 6.0, 6.0
 
@@ -66,7 +67,7 @@ class _Loaded:
     pixel_size_angstrom: float
     diameter_angstrom: float
     symmetry: str
-    n_candidates: int
+    warnings: tuple[str, ...]
     device: str
 
 
@@ -82,8 +83,8 @@ class _Map:
     warnings: tuple[str, ...]
 
 
-def _choose_particles(inputs: Inputs, params: ReconstructParams) -> tuple[pl.DataFrame, int]:
-    """Return the positives that are used, in the order of the table, and how many there are."""
+def _choose_particles(inputs: Inputs, params: ReconstructParams) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return the positives that are used, in the order of the table, and what is to be said of it."""
     particles = inputs["particles"]
     usable = particles.filter((pl.col("label") == "positive") & pl.col("stack_path").is_not_null())
     if usable.height < _LEAST_PARTICLES:
@@ -97,59 +98,22 @@ def _choose_particles(inputs: Inputs, params: ReconstructParams) -> tuple[pl.Dat
             f"reconstruct: found extracted images of several sizes (px, Å per px): {sizes}; expected one. Process data of "
             "different pixel sizes in different projects, or give the diameter so that all boxes are alike"
         )
-    if usable.height <= params.max_particles:
-        return usable, usable.height
-    ordered = usable.with_row_index("row").sort("particle_id")
-    picked = np.random.default_rng(params.seed).choice(usable.height, params.max_particles, replace=False)
-    return ordered[np.sort(picked)].sort("row").drop("row"), usable.height
-
-
-def _read_images(frame: pl.DataFrame, root: Path) -> Tensor:
-    box = int(frame["box_px"][0])
-    images = np.empty((frame.height, box, box), dtype=np.float32)
-    numbered = frame.select("stack_path", "stack_index").with_row_index("row")
-    for (path,), group in numbered.group_by("stack_path", maintain_order=True):
-        stack, _ = read_mrc(root / str(path))
-        stack = stack.reshape(-1, *stack.shape[-2:])
-        index = group["stack_index"].to_numpy()
-        if stack.shape[-2:] != (box, box) or int(index.max()) >= len(stack):
-            raise InputFileError(
-                root / str(path),
-                found=f"a stack of {len(stack)} images of {stack.shape[-1]}x{stack.shape[-2]} px",
-                expected=f"at least {int(index.max()) + 1} images of {box}x{box} px, as the particles table says",
-                remedy="Run extract again.",
-            )
-        images[group["row"].to_numpy()] = stack[index]
-    return torch.from_numpy(images)
-
-
-def _compute_ctf(frame: pl.DataFrame, micrographs: pl.DataFrame, box: int, pixel: float) -> Tensor | None:
-    """Return the CTF for protein-bright images `(n, box, box // 2 + 1)`; None if a defocus is not known."""
-    names = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg"]
-    if frame.select(names).null_count().sum_horizontal().item() > 0:
-        return None
-    optics = ["voltage_kv", "cs_mm", "amplitude_contrast"]
-    joined = frame.select("micrograph_id", *names, pl.col("phase_shift_deg").fill_null(0.0)).join(
-        micrographs.select("micrograph_id", *optics), on="micrograph_id", how="left", maintain_order="left"
-    )
-    ctf = torch.empty(frame.height, box, box // 2 + 1)
-    numbered = joined.with_row_index("row")
-    for (voltage, cs, contrast), group in numbered.group_by(optics, maintain_order=True):
-        u, v, angle, phase = (
-            torch.from_numpy(group[name].to_numpy().copy()).float() for name in (*names, "phase_shift_deg")
+    warnings = []
+    known = usable.drop_nulls(_DEFOCUS)
+    if known.height < _LEAST_PARTICLES:
+        warnings.append(
+            f"the defocus of {known.height} of {usable.height} positives is known: the map is not corrected for the CTF"
         )
-        ctf[torch.from_numpy(group["row"].to_numpy().astype(np.int64))] = -compute_ctf_2d(
-            (box, box),
-            pixel,
-            u,
-            v,
-            angle,
-            voltage_kv=float(voltage),
-            cs_mm=float(cs),
-            amplitude_contrast=float(contrast),
-            phase_shift_deg=phase,
-        )
-    return ctf
+        usable = usable.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in _DEFOCUS)
+    elif known.height < usable.height:
+        warnings.append(f"{usable.height - known.height} of {usable.height} positives have no defocus and are left out")
+        usable = known
+    if usable.height > params.max_particles:
+        warnings.append(f"{params.max_particles} of {usable.height} positives were used (max_particles)")
+        ordered = usable.with_row_index("row").sort("particle_id")
+        picked = np.random.default_rng(params.seed).choice(usable.height, params.max_particles, replace=False)
+        usable = ordered[np.sort(picked)].sort("row").drop("row")
+    return usable, tuple(warnings)
 
 
 def _assign_halves(frame: pl.DataFrame, seed: int) -> Tensor:
@@ -161,7 +125,7 @@ def _assign_halves(frame: pl.DataFrame, seed: int) -> Tensor:
 
 
 def _load(inputs: Inputs, params: ReconstructParams, context: Context) -> _Loaded:
-    frame, n_candidates = _choose_particles(inputs, params)
+    frame, warnings = _choose_particles(inputs, params)
     entry = inputs["entries"].row(0, named=True)
     pixel, box = float(frame["stack_pixel_size_angstrom"][0]), int(frame["box_px"][0])
     origins = frame.select(
@@ -169,14 +133,14 @@ def _load(inputs: Inputs, params: ReconstructParams, context: Context) -> _Loade
     ).to_numpy()
     return _Loaded(
         particle_ids=frame["particle_id"].to_list(),
-        images=_read_images(frame, context.root),
-        ctf=_compute_ctf(frame, inputs["micrographs"], box, pixel),
+        images=read_particle_images(frame, context.root),
+        ctf=compute_particle_ctf(frame, inputs["micrographs"], box),
         half=_assign_halves(frame, params.seed),
         origins_px=torch.from_numpy(origins.copy()) / pixel,
         pixel_size_angstrom=pixel,
         diameter_angstrom=float(frame["diameter_angstrom"].to_numpy().mean()),
         symmetry=entry["symmetry"],
-        n_candidates=n_candidates,
+        warnings=warnings,
         device=context.device,
     )
 
@@ -228,16 +192,13 @@ def _compute(loaded: _Loaded, params: ReconstructParams, progress: Progress) -> 
         lambda done: progress(0.5 + 0.5 * done, "refinement"),
     )
     region = compute_density_region(refinement.combined, pixel, radius * pixel)
-    warnings = []
-    if loaded.n_candidates > len(loaded.particle_ids):
-        warnings.append(f"{len(loaded.particle_ids)} of {loaded.n_candidates} positives were used (max_particles)")
-    if loaded.ctf is None:
-        warnings.append("the defocus of some particles is not known: the map is not corrected for the CTF")
+    warnings = [*loaded.warnings]
     resolution = compute_resolution_angstrom(refinement.fsc, pixel)
     if resolution > start_resolution:
+        agreement = f"only to {resolution:.1f} Å" if np.isfinite(resolution) else "at no resolution"
         warnings.append(
-            f"the half maps agree only to {resolution:.1f} Å, not past the {start_resolution:.0f} Å that both "
-            "started from: the map is not to be trusted"
+            f"the half maps agree {agreement}, not past the {start_resolution:.0f} Å that both started from: "
+            "the map is not to be trusted"
         )
     return _Map(
         refinement=refinement,
