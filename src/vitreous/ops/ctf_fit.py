@@ -76,7 +76,8 @@ def _remove_background(curves: Tensor, basis: Tensor) -> Tensor:
 
 def _correlate(first: Tensor, second: Tensor) -> Tensor:
     lengths = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
-    return (first * second).sum(-1) / lengths.clamp_min(1e-12)
+    correlation: Tensor = (first * second).sum(-1) / lengths.clamp_min(1e-12)
+    return correlation
 
 
 def _optics(band: FitBand) -> dict[str, float]:

@@ -6,6 +6,11 @@ from torch.nn import functional
 
 __all__ = ["apply_gain", "compute_gain_misfits", "find_defects", "list_gain_orientations", "replace_defects"]
 
+_BAND_ROWS = 256
+_SAMPLE_PIXELS = 200_000
+_MIDDLE_PX = 2048
+_NEAR_PX = 4
+
 
 def apply_gain(frame: Tensor, gain: Tensor | None) -> Tensor:
     """Return `frame` `(ny, nx)` as float32, multiplied by the gain reference where there is one."""
@@ -13,8 +18,18 @@ def apply_gain(frame: Tensor, gain: Tensor | None) -> Tensor:
     return counts if gain is None else counts * gain
 
 
+def _filter_median(image: Tensor) -> Tensor:
+    """Return the median of the 3 x 3 neighbourhood of every pixel, in bands of rows: all at once takes ten times the image."""
+    padded = functional.pad(image[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
+    bands = [
+        padded[start : start + _BAND_ROWS + 2].unfold(0, 3, 1).unfold(1, 3, 1).flatten(-2).median(dim=-1).values
+        for start in range(0, len(image), _BAND_ROWS)
+    ]
+    return torch.cat(bands)
+
+
 def find_defects(mean_frame: Tensor, gain: Tensor | None, n_sigma: float) -> Tensor:
-    """Return a mask `(ny, nx)` of pixels to replace: without gain, or far from what their neighbours count.
+    """Return a mask `(ny, nx)` of pixels to replace: without gain, dead, or far from what their neighbours count.
 
     Parameters
     ----------
@@ -23,30 +38,42 @@ def find_defects(mean_frame: Tensor, gain: Tensor | None, n_sigma: float) -> Ten
     gain
         Gain reference; 0 marks a pixel as bad.
     n_sigma
-        How many standard deviations (robust) from the median of the 3 x 3 neighbourhood is too far.
+        How many standard deviations from the median of the 3 x 3 neighbourhood is too far; half as many are where less than a
+        fifth of the median is counted, since a dead pixel cannot be farther off than the mean.
     """
-    padded = functional.pad(mean_frame[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
-    median = padded.unfold(0, 3, 1).unfold(1, 3, 1).reshape(*mean_frame.shape, 9).median(dim=-1).values
+    median = _filter_median(mean_frame)
     residual = mean_frame - median
-    # A sample of the pixels is enough for the scale.
-    sample = residual.flatten()[:: max(1, residual.numel() // 200_000)]
-    sigma = 1.4826 * (sample - sample.median()).abs().median()
-    defects = residual.abs() > n_sigma * sigma.clamp_min(1e-6)
+    # A sample of the pixels is enough for the scale. Where counts are few, most pixels equal the median: the spread without the
+    # outermost thousandth then tells more than the median deviation.
+    sample = residual.flatten()[:: max(1, residual.numel() // _SAMPLE_PIXELS)]
+    deviation = (sample - sample.median()).abs()
+    core = deviation[deviation <= deviation.quantile(0.999)]
+    sigma = max(1.4826 * float(deviation.median()), float(core.square().mean().sqrt()), 1e-6)
+    dead = (mean_frame < 0.2 * median) & (residual < -0.5 * n_sigma * sigma)
+    defects = (residual.abs() > n_sigma * sigma) | dead
     return defects if gain is None else defects | (gain <= 0)
 
 
 def replace_defects(frame: Tensor, defects: Tensor) -> Tensor:
-    """Return `frame` with each defect replaced by a near pixel of the same frame that is none.
+    """Return `frame` with each defect replaced by a near pixel that is none; within large defects, by a far one.
 
-    A neighbour's own count, not an average of neighbours, keeps the variance of the noise.
+    Another pixel's own count, not an average of neighbours, keeps the variance of the noise. Which pixel it is depends on
+    the mask only.
+
+    Raises
+    ------
+    ValueError
+        If every pixel is a defect.
     """
     rows, columns = torch.nonzero(defects, as_tuple=True)
     if len(rows) == 0:
         return frame
+    if len(rows) == defects.numel():
+        raise ValueError("every pixel is a defect")
     ny, nx = frame.shape
     source_y, source_x = rows.clone(), columns.clone()
     waiting = torch.ones_like(rows, dtype=torch.bool)
-    for reach in range(1, 8):
+    for reach in range(1, _NEAR_PX + 1):
         for dy, dx in ((0, reach), (reach, 0), (0, -reach), (-reach, 0), (reach, reach), (-reach, -reach)):
             y, x = (rows + dy).clamp(0, ny - 1), (columns + dx).clamp(0, nx - 1)
             take = waiting & ~defects[y, x]
@@ -54,8 +81,14 @@ def replace_defects(frame: Tensor, defects: Tensor) -> Tensor:
             waiting &= ~take
         if not waiting.any():
             break
+    else:
+        good = torch.nonzero(~defects)
+        n = int(waiting.sum())
+        # A large odd stride scatters the sources over the frame without repeating them soon.
+        chosen = good[(torch.arange(n, device=frame.device) * 2_654_435_761 + 12_345) % len(good)]
+        source_y[waiting], source_x[waiting] = chosen[:, 0], chosen[:, 1]
     result = frame.clone()
-    result[rows, columns] = torch.where(waiting, frame.mean(), frame[source_y, source_x])
+    result[rows, columns] = frame[source_y, source_x]
     return result
 
 
@@ -78,11 +111,19 @@ def list_gain_orientations(gain: Tensor) -> dict[str, Tensor]:
     return turned
 
 
+def _cut_middle(image: Tensor) -> Tensor:
+    """Return the middle of an image, the same part however the image is flipped or turned."""
+    ny, nx = (min(n, _MIDDLE_PX + n % 2) for n in image.shape)
+    top, left = (image.shape[0] - ny) // 2, (image.shape[1] - nx) // 2
+    return image[top : top + ny, left : left + nx]
+
+
 def compute_gain_misfits(mean_raw: Tensor, gain: Tensor) -> dict[str, float]:
     """Return, for each orientation of the gain and for `none`, how much pixel-to-pixel structure it leaves.
 
     The right reference takes out the camera's fixed pattern. The measure is the mean square of the difference between the
-    corrected mean and its 3 x 3 mean, clipped at its 99th percentile for the sake of defects, relative to the mean.
+    corrected mean and its 3 x 3 mean, clipped at its 99th percentile for the sake of defects, relative to the mean, in the middle
+    of the frame.
 
     Parameters
     ----------
@@ -95,10 +136,11 @@ def compute_gain_misfits(mean_raw: Tensor, gain: Tensor) -> dict[str, float]:
     def measure(image: Tensor) -> float:
         smooth = functional.avg_pool2d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
         residual = (image - smooth) / image.mean()
-        limit = residual.flatten()[:: max(1, residual.numel() // 200_000)].abs().quantile(0.99)
+        limit = residual.flatten()[:: max(1, residual.numel() // _SAMPLE_PIXELS)].abs().quantile(0.99)
         return float(residual.clamp(-limit, limit).square().mean())
 
-    misfits = {"none": measure(mean_raw)}
+    middle = _cut_middle(mean_raw)
+    misfits = {"none": measure(middle)}
     for name, turned in list_gain_orientations(gain).items():
-        misfits[name] = measure(mean_raw * turned)
+        misfits[name] = measure(middle * _cut_middle(turned))
     return misfits

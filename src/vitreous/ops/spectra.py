@@ -27,7 +27,7 @@ def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:
     Raises
     ------
     ValueError
-        If the image is smaller than a tile.
+        If the image is smaller than a tile, or constant.
     """
     ny, nx = image.shape
     if min(ny, nx) < tile_px:
@@ -48,10 +48,12 @@ def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:
         if far <= limit:
             power += rfft2((tile - tile.mean()) * window).abs().square()
             n_used += 1
-    return power / max(n_used, 1)
+    if n_used == 0:
+        raise ValueError("expected an image with detail, found a constant one")
+    return power / n_used
 
 
-def compute_polar_spectrum(power: Tensor, k_px: Tensor, n_angles: int) -> Tensor:
+def compute_polar_spectrum(power: Tensor, k_px: Tensor, n_angles: int, *, pixel_ratio: float = 1.0) -> Tensor:
     """Resample a power spectrum to polar coordinates, bilinearly.
 
     Parameters
@@ -59,9 +61,12 @@ def compute_polar_spectrum(power: Tensor, k_px: Tensor, n_angles: int) -> Tensor
     power
         Half spectrum of square tiles, `(n, n // 2 + 1)`.
     k_px
-        Frequencies, cycles per pixel, `(n_k,)`.
+        Frequencies, cycles per pixel along y, `(n_k,)`.
     n_angles
         Angles from -90° (inclusive) to 90°, from +x towards +y: half a circle, the other half being the same.
+    pixel_ratio
+        Pixel size along x over that along y. Resampling to sizes that are quick to transform makes them differ a little, and
+        a quarter of a percent left alone looks like 100 Å of astigmatism.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def compute_polar_spectrum(power: Tensor, k_px: Tensor, n_angles: int) -> Tensor
     n = power.shape[0]
     angle = (torch.arange(n_angles, device=power.device) / n_angles - 0.5) * math.pi
     centred = torch.fft.fftshift(power, dim=0)
-    x = k_px[None, :] * torch.cos(angle)[:, None] * n
+    x = k_px[None, :] * torch.cos(angle)[:, None] * (n * pixel_ratio)
     y = k_px[None, :] * torch.sin(angle)[:, None] * n + n // 2
     grid = torch.stack([2 * x / (power.shape[1] - 1) - 1, 2 * y / (n - 1) - 1], dim=-1)
     sampled = functional.grid_sample(centred[None, None], grid[None], mode="bilinear", align_corners=True)

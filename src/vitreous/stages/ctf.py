@@ -75,14 +75,16 @@ def _load(item: MicrographItem, params: CtfParams, context: Context) -> _Loaded:
 def _compute(loaded: _Loaded, params: CtfParams) -> CtfFit:
     item, image = loaded.item, loaded.image
     pixel = item.pixel_size_angstrom
+    pixel_sizes = (pixel, pixel)
     if pixel < 0.9 * params.fit_pixel_size_angstrom:
         shape = (image.shape[0], image.shape[1])
         small = [min(find_good_size(round(n * pixel / params.fit_pixel_size_angstrom)), n // 2 * 2) for n in shape]
         cropped = apply_fourier_crop_2d(rfft2(image - image.mean()), shape, (small[0], small[1]))
-        image, pixel = irfft2(cropped, (small[0], small[1])), pixel * shape[0] / small[0]
+        image = irfft2(cropped, (small[0], small[1]))
+        pixel_sizes = (pixel * shape[0] / small[0], pixel * shape[1] / small[1])
     tile = min(params.tile_px, min(image.shape) // 2 * 2)
     power = compute_tile_spectrum(image, tile)
-    nyquist = 0.5 / pixel
+    nyquist = 0.5 / max(pixel_sizes)
     band = FitBand(
         k_min=1 / params.low_resolution_angstrom,
         k_max=min(1 / params.high_resolution_angstrom, 0.95 * nyquist),
@@ -91,7 +93,7 @@ def _compute(loaded: _Loaded, params: CtfParams) -> CtfFit:
         amplitude_contrast=item.amplitude_contrast,
     )
     k = torch.linspace(band.k_min, band.k_max, _N_FREQUENCIES, device=image.device)
-    polar = compute_polar_spectrum(power, k * pixel, _N_ANGLES)
+    polar = compute_polar_spectrum(power, k * pixel_sizes[0], _N_ANGLES, pixel_ratio=pixel_sizes[1] / pixel_sizes[0])
     angles = (torch.arange(_N_ANGLES, device=image.device) / _N_ANGLES - 0.5) * torch.pi
     return fit_ctf(
         polar,
@@ -141,7 +143,7 @@ def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
 
 STAGE = ItemStage(
     name="ctf",
-    version="1",
+    version="2",
     summary="Fit defocus and astigmatism to the power spectrum of every micrograph.",
     params=CtfParams,
     item=MicrographItem,

@@ -3,8 +3,10 @@
 Finished micrographs pass through, as float32 MRC, so that every later stage reads one format.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from vitreous.errors import InputFileError
 from vitreous.io.atomic import write_json
 from vitreous.io.images import read_micrograph
 from vitreous.io.movie import read_gain, read_movie
@@ -23,17 +26,20 @@ from vitreous.ops.fourier import (
     apply_fourier_crop_2d,
     compute_frequency_2d,
     compute_shift_phase,
+    find_good_size,
     irfft2,
     rfft2,
 )
 from vitreous.ops.gain import apply_gain, compute_gain_misfits, find_defects, replace_defects
-from vitreous.ops.motion import estimate_shifts
+from vitreous.ops.motion import compute_pattern_share, estimate_shifts
 
 __all__ = ["STAGE", "MotionParams"]
 
 _DOSE_PER_GROUP = 1.5
 _EARLY_DOSE = 4.0
 _GAIN_CLEARLY_BETTER = 0.9
+_PATTERN_FRAMES = 4
+"""So many frames tell the noise of one."""
 
 
 class MotionParams(StageParams):
@@ -96,13 +102,43 @@ def _load(item: ExposureItem, params: MotionParams, context: Context) -> _Loaded
     gain = None
     if item.gain_path is not None:
         gain = torch.from_numpy(read_gain(context.root / item.gain_path)).to(context.device)
-    return _Loaded(item, read_movie(context.root / item.movie_path), gain, context.device)
+    path = Path(os.path.normpath(context.root / item.movie_path))
+    frames = read_movie(path)
+    _check_frames(path, item, frames, gain)
+    # Torch takes the machine's own byte order only.
+    return _Loaded(item, frames.astype(frames.dtype.newbyteorder("="), copy=False), gain, context.device)
+
+
+def _check_frames(path: Path, item: ExposureItem, frames: NDArray[np.generic], gain: Tensor | None) -> None:
+    remedy = "Copy the file again (compare its size with the original), or leave it out."
+    if len(frames) != item.n_frames:
+        raise InputFileError(
+            path, found=f"{len(frames)} frames", expected=f"{item.n_frames} as when it was ingested", remedy=remedy
+        )
+    if gain is not None and gain.shape != frames.shape[1:]:
+        raise InputFileError(
+            path,
+            found=f"frames of {frames.shape[2]}x{frames.shape[1]} pixels",
+            expected=f"{gain.shape[1]}x{gain.shape[0]} as the gain reference",
+            remedy="Check that the gain reference belongs to these movies.",
+        )
+    if not np.issubdtype(frames.dtype, np.floating):
+        return
+    for number, frame in enumerate(frames, start=1):
+        if not np.isfinite(frame).all():
+            bad = int(np.count_nonzero(~np.isfinite(frame)))
+            raise InputFileError(
+                path,
+                found=f"{bad} pixels that are no number or infinite in frame {number}",
+                expected="finite values",
+                remedy=remedy,
+            )
 
 
 def _choose_crop(shape: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Return the even shape that crops both axes by about `factor`, 1 at least."""
-    ny, nx = (int(2 * round(n / max(1.0, factor) / 2)) for n in shape)
-    return min(ny, shape[0] // 2 * 2), min(nx, shape[1] // 2 * 2)
+    """Return the even shape, quick to transform, that crops both axes by about `factor`, 1 at least."""
+    ny, nx = (min(find_good_size(round(n / max(1.0, factor))), n // 2 * 2) for n in shape)
+    return ny, nx
 
 
 def _compute(loaded: _Loaded, params: MotionParams) -> _Corrected:
@@ -115,10 +151,13 @@ def _compute(loaded: _Loaded, params: MotionParams) -> _Corrected:
     pixel = item.pixel_size_angstrom
     small = _choose_crop(shape, params.alignment_pixel_size_angstrom / pixel)
     n_frames = len(loaded.frames)
-    cropped = []
-    for frame in loaded.frames:
+    cropped, sample = [], []
+    for i, frame in enumerate(loaded.frames):
         counts = replace_defects(apply_gain(torch.from_numpy(frame).to(device), loaded.gain), defects)
         cropped.append(apply_fourier_crop_2d(rfft2(counts), shape, small))
+        if i % max(1, n_frames // _PATTERN_FRAMES) == 0:
+            sample.append(counts)
+    mean_corrected = replace_defects(apply_gain(mean_raw, loaded.gain), defects)
     grouped = 1
     if item.dose_per_frame is not None and n_frames > 4:
         grouped = min(2 * int(_DOSE_PER_GROUP / item.dose_per_frame / 2 + 0.5) + 1, (n_frames - 1) // 4 * 2 + 1)
@@ -129,6 +168,7 @@ def _compute(loaded: _Loaded, params: MotionParams) -> _Corrected:
         max_shift_angstrom=params.max_shift_angstrom,
         b_factor=params.b_factor,
         n_grouped=grouped,
+        pattern_share=compute_pattern_share(mean_corrected, torch.stack(sample), n_frames),
     ) * torch.tensor([shape[0] / small[0], shape[1] / small[1]], device=device)
     weighted, plain = _sum_frames(loaded, defects, shifts, params)
     warnings = () if loaded.gain is None else _check_gain(item, mean_raw, loaded.gain)
@@ -232,7 +272,7 @@ def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
 
 STAGE = ItemStage(
     name="motion",
-    version="1",
+    version="2",
     summary="Correct movies for gain, defects and whole-frame motion, and weight frames by exposure.",
     params=MotionParams,
     item=ExposureItem,
