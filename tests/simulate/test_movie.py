@@ -7,13 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from vitreous.simulate.drift import make_trajectory
 from vitreous.simulate.micrograph import Micrograph, make_micrograph
 from vitreous.simulate.movie import (
     compute_attenuation,
     make_camera,
     make_clean_frames,
     make_movie,
-    make_trajectory,
 )
 from vitreous.simulate.particles import AtomProjector, Projector, compute_rotations
 from vitreous.simulate.settings import SimulationSettings

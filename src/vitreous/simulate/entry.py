@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from vitreous.io.atomic import open_for_replacement, write_text
 from vitreous.io.mrc import write_mrc
 from vitreous.io.tiff import write_tiff
+from vitreous.simulate.drift import make_local_drift, make_trajectory
 from vitreous.simulate.micrograph import Micrograph, make_micrograph
-from vitreous.simulate.movie import make_camera, make_movie, make_trajectory
+from vitreous.simulate.movie import make_camera, make_movie
 from vitreous.simulate.particles import make_projector
 from vitreous.simulate.settings import SimulationSettings
 from vitreous.simulate.volume import compute_volume, load_specimen
@@ -37,8 +38,8 @@ class SimulatedEntry:
     particles
         `truth/particles.parquet`: also rot_deg, tilt_deg, psi_deg (RELION's ZYZ) and defocus_angstrom.
     micrographs
-        `truth/micrographs.parquet`: defocus, and shift_x_px and shift_y_px, where the specimen of every frame stands
-        relative to the first.
+        `truth/micrographs.parquet`: defocus; shift_x_px and shift_y_px, where the specimen of every frame stands relative to
+        the first; local_drift_px, the coefficients of `vitreous.simulate.drift.LocalDrift`.
     volume
         `truth/map.mrc`: the potential over that of ice, V.
     diameter_angstrom
@@ -125,8 +126,10 @@ def simulate_entry(
             rng,
         )
         trajectory = make_trajectory(settings, rng)
+        local = make_local_drift(settings, np.random.default_rng([settings.seed, 1 + index, 1]))
         path = out / "movies" / f"{name}.tif"
-        write_tiff(path, make_movie(micrograph, trajectory, camera, settings, rng), pixel_size_angstrom=pixel_size)
+        movie = make_movie(micrograph, trajectory, camera, settings, rng, local)
+        write_tiff(path, movie, pixel_size_angstrom=pixel_size)
         movies.append(path)
         particles.append(_list_particles(name, micrograph, diameter_px))
         micrographs.append(
@@ -138,6 +141,7 @@ def simulate_entry(
                 "carbon": with_carbon,
                 "shift_x_px": trajectory[:, 1].tolist(),
                 "shift_y_px": trajectory[:, 0].tolist(),
+                "local_drift_px": local.coefficients_px.tolist(),
             }
         )
 

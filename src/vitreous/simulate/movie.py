@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitreous.ops.fourier import compute_frequency_2d, compute_shift_phase, irfft2
+from vitreous.simulate.drift import LocalDrift
 from vitreous.simulate.micrograph import Micrograph
 from vitreous.simulate.settings import SimulationSettings
 
-__all__ = ["Camera", "compute_attenuation", "make_camera", "make_clean_frames", "make_movie", "make_trajectory"]
+__all__ = ["Camera", "compute_attenuation", "make_camera", "make_clean_frames", "make_movie"]
 
 _ICE_DISPLACEMENT_ANGSTROM2 = 0.33
 """Mean square displacement of water along one direction per e/Å² (McMullan, Vinothkumar & Henderson 2015,
@@ -52,20 +53,6 @@ def make_camera(settings: SimulationSettings, rng: np.random.Generator) -> Camer
     return Camera(sensitivity.astype(np.float32), hot)
 
 
-def make_trajectory(settings: SimulationSettings, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return where the specimen of every frame is, (y, x) in pixels, `(n_frames, 2)`; the first frame is at (0, 0).
-
-    Fast at first and slowing down, slightly curved, with a jitter of a fortieth of the drift.
-    """
-    n = settings.n_frames
-    progress = 1 - np.exp(-4 * np.arange(n) / n)
-    progress /= progress[-1] if n > 1 else 1.0
-    azimuth = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.6, 0.6) * progress
-    path = progress[:, None] * np.stack((np.sin(azimuth), np.cos(azimuth)), axis=1)
-    path[1:-1] += rng.normal(0, 1 / 40, path[1:-1].shape)
-    return np.asarray(path * (settings.drift_angstrom / settings.pixel_size_angstrom) + 0.0)
-
-
 def compute_attenuation(k: Tensor, exposure: float, voltage_kv: float) -> Tensor:
     """Return what is left of the signal's amplitude at frequencies `k` (1/Å) after `exposure` (e/Å²).
 
@@ -76,16 +63,24 @@ def compute_attenuation(k: Tensor, exposure: float, voltage_kv: float) -> Tensor
     return torch.exp(-exposure / (2 * critical))
 
 
-def _show(micrograph: Micrograph, contrast: Tensor, shift: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the intensity that the camera's window sees of a specimen displaced by `shift` (y, x)."""
+def _show(
+    micrograph: Micrograph, contrast: Tensor, shift: NDArray[np.float64], local: LocalDrift | None, frame: int
+) -> NDArray[np.float32]:
+    """Return the intensity that the camera's window sees of a specimen displaced by `shift` (y, x) and the local drift."""
     phase = compute_shift_phase(micrograph.canvas, torch.from_numpy(shift).float())
     image = 1 + irfft2(contrast * phase, micrograph.canvas).numpy()
     transmission = scipy.ndimage.shift(micrograph.transmission, shift, order=1, mode="nearest")
-    return np.asarray((image * transmission)[micrograph.window], dtype=np.float32)
+    seen = np.asarray(image * transmission, dtype=np.float32)
+    if local is not None:
+        seen = local.apply(seen, frame, (micrograph.window[0].start, micrograph.window[1].start))
+    return seen[micrograph.window]
 
 
 def make_clean_frames(
-    micrograph: Micrograph, trajectory_px: NDArray[np.float64], settings: SimulationSettings
+    micrograph: Micrograph,
+    trajectory_px: NDArray[np.float64],
+    settings: SimulationSettings,
+    local: LocalDrift | None = None,
 ) -> NDArray[np.float32]:
     """Return the frames without counting, ice noise or the camera's faults, 1 on average, `(n_frames, ny, nx)`."""
     ky, kx = compute_frequency_2d(micrograph.canvas, settings.pixel_size_angstrom)
@@ -94,7 +89,9 @@ def make_clean_frames(
     for frame, shift in enumerate(trajectory_px):
         exposure = (frame + 0.5) * settings.dose_per_frame if settings.damage else 0.0
         left = compute_attenuation(k, exposure, settings.voltage_kv)
-        frames.append(_show(micrograph, micrograph.particle_spectrum * left + micrograph.support_spectrum, shift))
+        frames.append(
+            _show(micrograph, micrograph.particle_spectrum * left + micrograph.support_spectrum, shift, local, frame)
+        )
     return np.stack(frames)
 
 
@@ -122,6 +119,7 @@ def make_movie(
     camera: Camera,
     settings: SimulationSettings,
     rng: np.random.Generator,
+    local: LocalDrift | None = None,
 ) -> NDArray[np.uint8]:
     """Return counted frames `(n_frames, ny, nx)` as the camera gives them: not gain-corrected."""
     ky, kx = compute_frequency_2d(micrograph.canvas, settings.pixel_size_angstrom)
@@ -137,7 +135,7 @@ def make_movie(
         contrast = (
             micrograph.particle_spectrum * left + micrograph.support_spectrum + micrograph.ice_amplitude * ice.current()
         )
-        expected = mean_count * (_show(micrograph, contrast, shift) * camera.sensitivity + camera.hot)
+        expected = mean_count * (_show(micrograph, contrast, shift, local, frame) * camera.sensitivity + camera.hot)
         frames[frame] = np.minimum(rng.poisson(np.maximum(expected, 0)), 255)
         ice.stir()
     return frames

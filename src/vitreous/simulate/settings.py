@@ -40,6 +40,9 @@ class SimulationSettings(BaseModel):
     particles_per_movie: int = Field(60, ge=0, description="particles whose centre is in the first frame of a movie")
     minimum_separation_diameters: float = Field(1.1, ge=0, description="least distance of two particles, in diameters")
     drift_angstrom: float = Field(12.0, ge=0, description="length of the drift from the first frame to the last, Å")
+    local_drift_angstrom: float = Field(
+        0.0, ge=0, description="largest displacement of a place in the frame beside the drift of the whole, Å"
+    )
     damage: bool = Field(True, description="whether the signal fades with the exposure")
     gain: bool = Field(True, description="whether the camera's pixels differ in gain and a gain reference is written")
     n_hot_pixels: int = Field(20, ge=0, description="hot pixels of the camera")

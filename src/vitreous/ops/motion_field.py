@@ -1,0 +1,173 @@
+"""A displacement that varies smoothly over the image and in time: cubic splines, fitted to measurements in patches.
+
+The field is a tensor product of cubic B-splines in time, rows and columns, held smooth by penalties (P-splines, Eilers & Marx
+1996, doi:10.1214/ss/1038425655). How smooth is decided by how well one half of the patches predicts the other.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.interpolate import BSpline
+from torch import Tensor
+
+__all__ = ["FieldFit", "MotionField", "Observations", "choose_field", "make_basis"]
+
+_DEGREE = 3
+_STRENGTHS = tuple(10.0**exponent for exponent in range(-2, 5))
+_EARLY_SHARE = 4.0
+
+
+def make_basis(positions: Tensor, low: float, high: float, n_intervals: int) -> Tensor:
+    """Return the clamped cubic B-splines on equal intervals between `low` and `high`, `(n, n_intervals + 3)` float64.
+
+    Positions outside are taken to the border.
+    """
+    inner = np.linspace(low, high, n_intervals + 1)
+    knots = np.concatenate([[low] * _DEGREE, inner, [high] * _DEGREE])
+    inside = np.clip(positions.double().cpu().numpy(), low, high)
+    return torch.from_numpy(BSpline.design_matrix(inside, knots, _DEGREE).toarray())
+
+
+@dataclass(frozen=True)
+class MotionField:
+    """Local displacement, to be added to that of the whole frame.
+
+    Attributes
+    ----------
+    coefficients
+        `(n_t, n_y, n_x, 2)` float64, displacement as (y, x).
+    n_frames
+        Frames of the movie.
+    height, width
+        Of the image, in the unit of the positions; displacements are in the same unit.
+    """
+
+    coefficients: Tensor
+    n_frames: int
+    height: float
+    width: float
+
+    def evaluate(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the displacement of every frame at the positions, `(n_frames, len(y), 2)`, 0 in the first frame."""
+        intervals = [size - _DEGREE for size in self.coefficients.shape[:3]]
+        frames = torch.arange(self.n_frames, dtype=torch.float64)
+        in_time = make_basis(frames, 0, max(self.n_frames - 1, 1), intervals[0])
+        along_y, along_x = make_basis(y, 0, self.height, intervals[1]), make_basis(x, 0, self.width, intervals[2])
+        moved = torch.einsum("ft,py,px,tyxc->fpc", in_time, along_y, along_x, self.coefficients)
+        return moved - moved[:1]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What was measured in patches, as a parabola of the evidence around the present displacement.
+
+    Attributes
+    ----------
+    y, x
+        Centres of the patches, `(P,)`.
+    pull
+        `(P, n_frames, 2)`: precision times the displacement measured. Needs no division by the precision, which is 0 in a
+        patch that shows nothing.
+    precision
+        `(P, n_frames, 2)`: inverse variance of the displacement measured.
+    fold
+        `(P,)`, 0 or 1: the half of the patches that a patch belongs to.
+    """
+
+    y: Tensor
+    x: Tensor
+    pull: Tensor
+    precision: Tensor
+    fold: Tensor
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """A field, and whether it is worth having.
+
+    Attributes
+    ----------
+    field
+        The field.
+    significance
+        Gain in the evidence of patches that were not used in the fit, over that of no local motion, in standard errors over
+        the patches.
+    """
+
+    field: MotionField
+    significance: float
+
+
+def _make_penalties(n_t: int, n_y: int, n_x: int) -> tuple[Tensor, Tensor]:
+    """Return the matrices of roughness in time and in space; the first quarter of the time may be rougher."""
+    second = torch.diff(torch.eye(n_t, dtype=torch.float64), n=2, dim=0)
+    rise = ((torch.arange(n_t - 2) + 0.5) * (_EARLY_SHARE / n_t)).clamp_max(1)
+    second = second * rise[:, None]
+    along_y, along_x = (torch.diff(torch.eye(n, dtype=torch.float64), n=1, dim=0) for n in (n_y, n_x))
+    one_t, one_y, one_x = (torch.eye(n, dtype=torch.float64) for n in (n_t, n_y, n_x))
+    in_time = torch.kron(second.T @ second, torch.kron(one_y, one_x))
+    in_space = torch.kron(one_t, torch.kron(along_y.T @ along_y, one_x) + torch.kron(one_y, along_x.T @ along_x))
+    return in_time, in_space
+
+
+def _solve(normal: Tensor, pull: Tensor, penalty: Tensor) -> Tensor:
+    """Return the coefficients `(n, 2)` of normal matrices `(2, n, n)` and pulls `(2, n)`."""
+    ridge = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None] * torch.eye(normal.shape[-1])
+    solved: Tensor = torch.linalg.solve(normal + penalty + ridge, pull[..., None])
+    return solved[..., 0].T
+
+
+def choose_field(
+    observed: Observations, n_frames: int, size: tuple[float, float], intervals: tuple[int, int, int]
+) -> FieldFit:
+    """Fit a field to what was measured in patches, as smooth as held-out patches say.
+
+    Parameters
+    ----------
+    observed
+        In the patches.
+    n_frames
+        Frames of the movie.
+    size
+        Height and width of the image, in the unit of the positions.
+    intervals
+        Of the splines in time, rows and columns.
+
+    Notes
+    -----
+    With d the measured displacement, L its precision and u the field, the evidence of a patch is the sum of d L u - u L u / 2;
+    it is 0 without local motion. Fields fitted to one half of the patches are judged by the evidence of the other half.
+    """
+    n_t, n_y, n_x = (count + _DEGREE for count in intervals)
+    in_time = make_basis(torch.arange(n_frames, dtype=torch.float64), 0, max(n_frames - 1, 1), intervals[0])
+    along_y = make_basis(observed.y, 0, size[0], intervals[1])
+    along_x = make_basis(observed.x, 0, size[1], intervals[2])
+    in_space = torch.einsum("py,px->pyx", along_y, along_x).flatten(1)
+    design = torch.einsum("ft,ps->pfts", in_time, in_space).flatten(2)
+    normals, pulls = [], []
+    for fold in range(2):
+        chosen = observed.fold == fold
+        part, precision = design[chosen].flatten(0, 1), observed.precision[chosen].flatten(0, 1)
+        normals.append(torch.stack([part.T @ (precision[:, [c]] * part) for c in range(2)]))
+        pulls.append((part.T @ observed.pull[chosen].flatten(0, 1)).T)
+    rough_time, rough_space = _make_penalties(n_t, n_y, n_x)
+    scale = (normals[0] + normals[1]).diagonal(dim1=-2, dim2=-1).mean()
+    best: tuple[float, Tensor, Tensor] | None = None
+    for time_strength in _STRENGTHS:
+        for space_strength in _STRENGTHS:
+            penalty = scale * (time_strength * rough_time + space_strength * rough_space)
+            evidence = torch.zeros(len(observed.y), dtype=torch.float64)
+            for fold in range(2):
+                chosen = observed.fold != fold
+                moved = (design[chosen] @ _solve(normals[fold], pulls[fold], penalty / 2)).squeeze(-1)
+                gain = observed.pull[chosen] * moved - observed.precision[chosen] * moved.square() / 2
+                evidence[chosen] = gain.sum(dim=(1, 2))
+            if best is None or float(evidence.sum()) > best[0]:
+                best = (float(evidence.sum()), evidence, penalty)
+    assert best is not None
+    _, evidence, penalty = best
+    coefficients = _solve(normals[0] + normals[1], pulls[0] + pulls[1], penalty)
+    error = float(evidence.std() * len(evidence) ** 0.5) if len(evidence) > 1 else 0.0
+    field = MotionField(coefficients.reshape(n_t, n_y, n_x, 2), n_frames, *size)
+    return FieldFit(field, float(evidence.sum()) / error if error > 0 else 0.0)
