@@ -1,6 +1,7 @@
 """Micrographs of every format that we take."""
 
 import bz2
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vitreous.errors import InputFileError
+from vitreous.io.eer import EerRendering
 from vitreous.io.images import ImageInfo, find_stem, probe_image, read_micrograph
 from vitreous.io.mrc import write_mrc
 from vitreous.io.tiff import write_tiff
@@ -105,8 +107,8 @@ def test_missing_and_empty_files(tmp_path: Path, name: str) -> None:
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"found a file named \.dm4; expected one of \.mrc, .*Convert it"):
-        probe_image(tmp_path / "m.dm4")
+    with pytest.raises(InputFileError, match=r"found a file named \.hdf; expected one of \.mrc, .*Convert it"):
+        probe_image(tmp_path / "m.hdf")
 
 
 def test_a_movie_is_no_micrograph(tmp_path: Path) -> None:
@@ -117,10 +119,36 @@ def test_a_movie_is_no_micrograph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("a.b.mrc", "a.b"), ("a.mrc.bz2", "a"), ("a.tar.gz", "a.tar"), ("May08_03.05.02.png", "May08_03.05.02")],
+    [
+        ("a.b.mrc", "a.b"),
+        ("a.mrc.bz2", "a"),
+        ("a.mrcs.zst", "a"),
+        ("a.b.eer", "a.b"),
+        ("a.tar.gz", "a.tar"),
+        ("May08_03.05.02.png", "May08_03.05.02"),
+    ],
 )
 def test_stems(name: str, stem: str) -> None:
     assert find_stem(Path("folder") / name) == stem
+
+
+def test_eer_is_probed_as_it_is_divided_by_default(tmp_path: Path, write_eer: Callable[..., None]) -> None:
+    metadata = b'<metadata><item name="sensorPixelSize.width" unit="m">7.06e-11</item></metadata>'
+    write_eer(tmp_path / "m.eer", [[(i % 6, 2, 0, 0)] for i in range(85)], (6, 9), metadata=metadata)
+    assert probe_image(tmp_path / "m.eer") == ImageInfo(9, 6, 40, pytest.approx(0.706), pytest.approx(80 / 85))
+    finer = EerRendering(frames_per_fraction=17, upsampling=2)
+    assert probe_image(tmp_path / "m.eer", finer) == ImageInfo(18, 12, 5, pytest.approx(0.353), 1.0)
+    with pytest.raises(InputFileError, match="found 40 frames"):
+        read_micrograph(tmp_path / "m.eer")
+    write_eer(tmp_path / "one.eer", [[(1, 2, 0, 0)]], (6, 9))
+    image, _ = read_micrograph(tmp_path / "one.eer")
+    assert np.argwhere(image).tolist() == [[1, 2]]
+
+
+def test_dm4(tmp_path: Path, write_dm: Callable[..., None]) -> None:
+    write_dm(tmp_path / "m.dm4", GREY16, scale=0.08)
+    assert probe_image(tmp_path / "m.dm4") == ImageInfo(17, 12, 1, pytest.approx(0.8))
+    np.testing.assert_array_equal(read_micrograph(tmp_path / "m.dm4")[0], GREY16[::-1])
 
 
 def test_compressed_mrc(tmp_path: Path) -> None:

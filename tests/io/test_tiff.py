@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from vitreous.errors import InputFileError
-from vitreous.io.tiff import read_tiff, read_tiff_header, write_tiff
+from vitreous.io.tiff import open_tiff, read_tiff, read_tiff_header, write_tiff
 
 
 def make_movie(dtype: str = "uint8", shape: tuple[int, int, int] = (3, 20, 31)) -> np.ndarray:
@@ -35,6 +35,42 @@ def test_rows_are_flipped_on_writing_and_reading(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tiff.pages[1].asarray(), movie[1, ::-1])
     tifffile.imwrite(tmp_path / "theirs.tif", movie, photometric="minisblack", metadata=None)
     np.testing.assert_array_equal(read_tiff(tmp_path / "theirs.tif"), movie[:, ::-1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("compression", "predictor"), [("zstd", None), ("packbits", None), ("lzw", 2), ("zlib", 2), ("lzma", None)]
+)
+def test_what_other_programs_compress_with(tmp_path: Path, dtype: str, compression: str, predictor: int | None) -> None:
+    movie = make_movie(dtype)
+    words = {} if predictor is None or dtype == "float32" else {"predictor": predictor}
+    tifffile.imwrite(
+        tmp_path / "m.tif", movie[:, ::-1], photometric="minisblack", compression=compression, rowsperstrip=7, **words
+    )
+    read = read_tiff(tmp_path / "m.tif")
+    assert read.dtype == movie.dtype
+    np.testing.assert_array_equal(read, movie)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_byte_orders_and_tiles(tmp_path: Path, byteorder: str) -> None:
+    movie = make_movie("uint16", (2, 40, 50))
+    words = {"byteorder": byteorder, "photometric": "minisblack", "metadata": None}
+    tifffile.imwrite(tmp_path / "strips.tif", movie[:, ::-1], **words)
+    tifffile.imwrite(tmp_path / "tiles.tif", movie[:, ::-1], tile=(16, 32), compression="lzw", **words)
+    for name in ("strips.tif", "tiles.tif"):
+        read = read_tiff(tmp_path / name)
+        assert read.dtype.isnative
+        np.testing.assert_array_equal(read, movie)
+
+
+def test_pages_one_by_one(tmp_path: Path) -> None:
+    movie = make_movie()
+    write_tiff(tmp_path / "m.tif", movie)
+    stack = open_tiff(tmp_path / "m.tif")
+    assert (stack.shape, stack.dtype, stack.compression) == (movie.shape, np.uint8, "LZW")
+    for page, expected in zip(stack.iterate([2, 0]), movie[[2, 0]], strict=True):
+        np.testing.assert_array_equal(page, expected)
 
 
 def test_some_pages(tmp_path: Path) -> None:

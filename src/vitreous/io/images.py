@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitreous.errors import InputFileError
+from vitreous.io.compressed import COMPRESSED_SUFFIXES
+from vitreous.io.dm import open_dm
+from vitreous.io.eer import EerRendering, open_eer
 from vitreous.io.mrc import read_mrc, read_mrc_header
 from vitreous.io.tiff import read_tiff, read_tiff_header
 
 __all__ = ["ImageFormat", "ImageInfo", "find_format", "find_stem", "probe_image", "read_micrograph"]
 
-ImageFormat = Literal["MRC", "TIFF", "picture"]
+ImageFormat = Literal["MRC", "TIFF", "EER", "DM", "picture"]
 
 _FORMATS: dict[str, ImageFormat] = {
     ".mrc": "MRC",
     ".mrcs": "MRC",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".eer": "EER",
+    ".dm3": "DM",
+    ".dm4": "DM",
     ".png": "picture",
     ".jpg": "picture",
     ".jpeg": "picture",
@@ -32,17 +38,21 @@ _FORMATS: dict[str, ImageFormat] = {
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Size of an image or movie; Å per pixel is None where the header has none."""
+    """Size of an image or movie; Å per pixel is None where the header has none.
+
+    `exposure_used` is the part of an EER movie's exposure that its fractions hold; the rest fills no whole fraction.
+    """
 
     nx_px: int
     ny_px: int
     n_frames: int
     pixel_size_angstrom: float | None
+    exposure_used: float = 1.0
 
 
 def _split_name(path: Path) -> tuple[str, str]:
     """Return stem and suffix; a compressed MRC file (x.mrc.bz2) has those of the file within."""
-    inner = path.with_suffix("") if path.suffix.lower() in {".bz2", ".gz"} else path
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
     if inner is not path and _FORMATS.get(inner.suffix.lower()) != "MRC":
         inner = path
     return inner.stem, inner.suffix.lower()
@@ -90,8 +100,8 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def probe_image(path: Path) -> ImageInfo:
-    """Return the size of an image or movie from its header.
+def probe_image(path: Path, rendering: EerRendering | None = None) -> ImageInfo:
+    """Return the size of an image or movie from its header; an EER movie's as it is divided and rendered.
 
     A pixel size of 0 or exactly 1 Å in a header is what programs write that know none: it counts as none.
 
@@ -101,17 +111,25 @@ def probe_image(path: Path) -> ImageInfo:
         If the file is missing, of a format that we do not read, damaged, or shorter than its header says (PNG and JPEG do
         not say).
     """
+    exposure_used = 1.0
     match find_format(path):
         case "MRC":
             header = read_mrc_header(path)
             (n_frames, ny, nx), pixel_size = header.shape, header.pixel_size_angstrom
         case "TIFF":
             n_frames, ny, nx, pixel_size = read_tiff_header(path)
+        case "EER":
+            eer = open_eer(path, rendering)
+            (n_frames, ny, nx), pixel_size = eer.shape, eer.pixel_size_angstrom
+            exposure_used = eer.exposure_used
+        case "DM":
+            dm = open_dm(path)
+            (n_frames, ny, nx), pixel_size = dm.shape, dm.pixel_size_angstrom
         case "picture":
             with _open_picture(path) as image:
                 (nx, ny), n_frames, pixel_size = image.size, 1, None
     known = pixel_size is not None and pixel_size > 0 and abs(pixel_size - 1) > 1e-5
-    return ImageInfo(nx, ny, n_frames, pixel_size if known else None)
+    return ImageInfo(nx, ny, n_frames, pixel_size if known else None, exposure_used)
 
 
 def _read_picture(path: Path) -> NDArray[Any]:
@@ -127,7 +145,7 @@ def _read_picture(path: Path) -> NDArray[Any]:
 def read_micrograph(path: Path) -> tuple[NDArray[np.float32], float | None]:
     """Return a finished micrograph, float32 `(ny, nx)`, and Å per pixel, None where the header has none.
 
-    Rows of TIFF are flipped, those of MRC, PNG and JPEG are not; colours are averaged.
+    Rows of TIFF and DM are flipped, those of MRC, PNG and JPEG are not; colours are averaged.
 
     Raises
     ------
@@ -147,6 +165,10 @@ def read_micrograph(path: Path) -> tuple[NDArray[np.float32], float | None]:
             array = read_mrc(path)[0]
         case "TIFF":
             array = read_tiff(path)
+        case "DM":
+            array = next(open_dm(path).iterate([0]))
+        case "EER":
+            array = next(open_eer(path).iterate([0]))
         case "picture":
             array = _read_picture(path)
     return np.ascontiguousarray(array.reshape(info.ny_px, info.nx_px), dtype=np.float32), info.pixel_size_angstrom

@@ -1,50 +1,135 @@
-"""Movies and gain references."""
+"""Movies of every format, read frame by frame."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
 from vitreous.errors import InputFileError
-from vitreous.io.images import find_format, probe_image
-from vitreous.io.mrc import read_mrc
-from vitreous.io.tiff import read_tiff
+from vitreous.io.compressed import COMPRESSED_SUFFIXES
+from vitreous.io.dm import open_dm
+from vitreous.io.eer import EerRendering, open_eer
+from vitreous.io.frames import collect_frames
+from vitreous.io.gain import read_gain
+from vitreous.io.images import find_format
+from vitreous.io.mrc import open_mrc
+from vitreous.io.tiff import open_tiff
 
-__all__ = ["read_frames", "read_gain", "read_movie"]
-
-
-def _read_stack(path: Path) -> NDArray[Any]:
-    """Read all sections or pages as `(n, ny, nx)`."""
-    match find_format(path):
-        case "MRC":
-            array = read_mrc(path)[0]
-            return array[None] if array.ndim == 2 else array
-        case "TIFF":
-            return read_tiff(path)
-        case "picture":
-            raise InputFileError(
-                path,
-                found="a PNG or JPEG file",
-                expected="a movie or gain reference in MRC or TIFF",
-                remedy="Give finished micrographs with --micrographs.",
-            )
+__all__ = ["Movie", "open_movie", "read_frames", "read_gain", "read_movie"]
 
 
-def read_movie(path: Path) -> NDArray[Any]:
-    """Read a movie, `(n_frames, ny, nx)`, in the file's type. Rows of TIFF are flipped, those of MRC are not.
+@dataclass(frozen=True)
+class Movie:
+    """A movie whose frames are read when they are asked for; integers stay integers.
+
+    Attributes
+    ----------
+    path
+        The file.
+    shape
+        Frames, rows and columns. The frames of an EER movie are its fractions.
+    dtype
+        Type of the frames, in native byte order.
+    pixel_size_angstrom
+        Å per pixel, None where the file does not say.
+    n_frames_dropped
+        Frames of the detector that an EER movie holds beyond its last whole fraction; 0 for other formats.
+    exposure_used
+        Which part of the file's exposure the frames hold: less than 1 where some were dropped.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    pixel_size_angstrom: float | None
+    n_frames_dropped: int
+    exposure_used: float
+    _iterate: Callable[[Sequence[int]], Iterator[NDArray[Any]]]
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return self.shape[0]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Yield every frame, `(ny, nx)`, with one frame in memory at a time."""
+        return self._iterate(range(self.shape[0]))
+
+    def read(self, frames: Sequence[int] | None = None) -> NDArray[Any]:
+        """Read all frames, or the ones numbered `frames`, as `(n, ny, nx)`; negative numbers count from the end.
+
+        Raises
+        ------
+        InputFileError
+            If the file is damaged.
+        IndexError
+            If there is no such frame.
+        """
+        wanted = range(self.shape[0]) if frames is None else [range(self.shape[0])[frame] for frame in frames]
+        ascending = sorted(set(wanted))
+        certain = self.path.suffix.lower() not in COMPRESSED_SUFFIXES
+        stack = collect_frames(self._iterate(ascending), len(ascending) if certain else None)
+        return stack if list(wanted) == ascending else stack[np.searchsorted(ascending, wanted)]
+
+
+def open_movie(path: Path, rendering: EerRendering | None = None) -> Movie:
+    """Open a movie in MRC (also compressed), TIFF, EER or DM.
+
+    Rows of TIFF and DM are flipped, those of MRC and EER are not.
+
+    Parameters
+    ----------
+    path
+        The file.
+    rendering
+        How an EER movie is divided and rendered; other formats take no notice.
 
     Raises
     ------
     InputFileError
-        If the file is missing, damaged, or no movie in MRC or TIFF.
+        If the file is missing, damaged, or no movie.
     """
-    return _read_stack(path)
+    match find_format(path):
+        case "MRC":
+            mrc = open_mrc(path)
+            return Movie(path, mrc.header.shape, mrc.dtype, mrc.header.pixel_size_angstrom, 0, 1.0, mrc.iterate)
+        case "TIFF":
+            tiff = open_tiff(path)
+            return Movie(path, tiff.shape, tiff.dtype, tiff.pixel_size_angstrom, 0, 1.0, tiff.iterate)
+        case "DM":
+            dm = open_dm(path)
+            return Movie(path, dm.shape, dm.dtype, dm.pixel_size_angstrom, 0, 1.0, dm.iterate)
+        case "EER":
+            eer = open_eer(path, rendering)
+            dropped, used = eer.n_dropped_frames, eer.exposure_used
+            return Movie(path, eer.shape, eer.dtype, eer.pixel_size_angstrom, dropped, used, eer.iterate)
+        case "picture":
+            raise InputFileError(
+                path,
+                found="a PNG or JPEG file",
+                expected="a movie or gain reference in MRC, TIFF, EER or DM",
+                remedy="Give finished micrographs with --micrographs.",
+            )
 
 
-def read_frames(path: Path, frames: Sequence[int]) -> NDArray[Any]:
+def read_movie(path: Path, rendering: EerRendering | None = None) -> NDArray[Any]:
+    """Read a movie, `(n_frames, ny, nx)`, in the file's type, as `open_movie` does.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing, damaged, or no movie.
+    """
+    return open_movie(path, rendering).read()
+
+
+def read_frames(path: Path, frames: Sequence[int], rendering: EerRendering | None = None) -> NDArray[Any]:
     """Read some frames of a movie, `(len(frames), ny, nx)`, without the rest; negative numbers count from the end.
 
     Raises
@@ -52,46 +137,4 @@ def read_frames(path: Path, frames: Sequence[int]) -> NDArray[Any]:
     InputFileError
         As `read_movie`.
     """
-    if find_format(path) == "TIFF":
-        return read_tiff(path, frames)
-    if find_format(path) != "MRC" or path.suffix.lower() in {".bz2", ".gz"}:
-        return _read_stack(path)[list(frames)]
-    n_frames = probe_image(path).n_frames
-    try:
-        with mrcfile.mmap(path, mode="r", permissive=False) as mrc:
-            sections = mrc.data.reshape(n_frames, *mrc.data.shape[-2:])
-            return np.stack([np.array(sections[frame]) for frame in frames])
-    except (OSError, ValueError) as error:
-        raise InputFileError(
-            path,
-            found=f"a file that cannot be read ({error})",
-            expected="a complete movie in MRC",
-            remedy="Check that the file was copied whole (compare its size with the original) or leave it out.",
-        ) from error
-
-
-def read_gain(path: Path) -> NDArray[np.float32]:
-    """Read a multiplicative gain reference, float32 `(ny, nx)`, from MRC or TIFF; rows of TIFF are flipped.
-
-    Raises
-    ------
-    InputFileError
-        If the file is missing, damaged, not one image, or holds values that no gain has.
-    """
-    stack = _read_stack(path)
-    if len(stack) != 1:
-        raise InputFileError(
-            path,
-            found=f"{len(stack)} images",
-            expected="one gain reference",
-            remedy="Check the file given with --gain.",
-        )
-    gain = np.ascontiguousarray(stack[0], dtype=np.float32)
-    if not np.isfinite(gain).all() or gain.min() < 0 or gain.max() == 0:
-        raise InputFileError(
-            path,
-            found=f"values from {gain.min()} to {gain.max()}",
-            expected="finite factors, none of them negative and not all zero",
-            remedy="Check that the file given with --gain is the gain reference that multiplies the movies.",
-        )
-    return gain
+    return open_movie(path, rendering).read(frames)

@@ -1,8 +1,13 @@
-"""MRC images, stacks and volumes. Arrays are `(y, x)` or `(z, y, x)` in file order: element (0, 0) is the file's first."""
+"""MRC images, stacks and volumes. Arrays are `(y, x)` or `(z, y, x)` in file order: element (0, 0) is the file's first.
 
+Files of any age, both byte orders, compressed as a whole or not. Bytes of mode 0 become int8 or uint8, whichever they are;
+packed 4-bit values become uint8.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import mrcfile
 import numpy as np
@@ -10,31 +15,53 @@ from numpy.typing import NDArray
 
 from vitreous.errors import InputFileError
 from vitreous.io.atomic import open_for_replacement
+from vitreous.io.compressed import COMPRESSED_SUFFIXES, STREAM_ERRORS, open_stream, read_bytes
+from vitreous.io.foreign import COPY_REMEDY, make_read_error
+from vitreous.io.frames import collect_frames
+from vitreous.io.mrc_header import HEADER_BYTES, MrcHeader, MrcLayout, guess_sign, parse_header
 
-__all__ = ["MrcHeader", "read_mrc", "read_mrc_header", "write_mrc"]
+__all__ = ["MrcFile", "MrcHeader", "open_mrc", "read_mrc", "read_mrc_header", "write_mrc"]
 
-_REMEDY = "Check that the file was copied whole (compare its size with the original) or leave it out."
-
-
-@dataclass(frozen=True)
-class MrcHeader:
-    """What matters of an MRC header: shape as (sections, rows, columns) and Å per pixel, None where the header has none."""
-
-    shape: tuple[int, int, int]
-    mode: int
-    pixel_size_angstrom: float | None
+_SAMPLE_BYTES = 1 << 22
 
 
-def _header_of(mrc: Any) -> MrcHeader:
-    header = mrc.header
-    columns, cell = int(header.mx), float(header.cella.x)
-    pixel_size = cell / columns if columns > 0 and cell > 0 else None
-    return MrcHeader((int(header.nz), int(header.ny), int(header.nx)), int(header.mode), pixel_size)
+def _is_compressed(path: Path) -> bool:
+    return path.suffix.lower() in COMPRESSED_SUFFIXES
 
 
-def _unreadable(path: Path, error: Exception) -> InputFileError:
-    found = "no such file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
-    return InputFileError(path, found=found, expected="a complete MRC file", remedy=_REMEDY)
+def _make_size_error(path: Path, layout: MrcLayout, size: int) -> InputFileError:
+    nz, ny, nx = layout.header.shape
+    unpacked = " when decompressed" if _is_compressed(path) else ""
+    return InputFileError(
+        path,
+        found=f"{size} bytes{unpacked}",
+        expected=f"at least {layout.end} bytes for {nx}x{ny}x{nz} in mode {layout.header.mode}",
+        remedy="The file is truncated. " + COPY_REMEDY,
+    )
+
+
+def _read_layout(path: Path) -> MrcLayout:
+    """Read the header and compare it with the file's size, where that tells."""
+    try:
+        with open_stream(path) as stream:
+            layout = parse_header(bytes(read_bytes(stream, HEADER_BYTES)))
+        size = path.stat().st_size
+    except STREAM_ERRORS as error:
+        raise make_read_error(path, "MRC", error) from error
+    if _is_compressed(path):
+        return layout
+    if size < layout.end:
+        raise _make_size_error(path, layout, size)
+    extra_sections, rest = divmod(size - layout.end, layout.section_bytes)
+    if extra_sections and not rest:
+        n_sections = layout.header.shape[0]
+        raise InputFileError(
+            path,
+            found=f"a header for {n_sections} sections and data of {n_sections + extra_sections}",
+            expected="as many sections as the header says",
+            remedy="The file was probably not closed after recording: mend its header, or leave it out.",
+        )
+    return layout
 
 
 def read_mrc_header(path: Path) -> MrcHeader:
@@ -43,40 +70,117 @@ def read_mrc_header(path: Path) -> MrcHeader:
     Raises
     ------
     InputFileError
-        If the file is missing, is not MRC or is shorter than its header says.
+        If the file is missing, is not MRC or holds less or more than its header says (compressed files do not tell).
     """
+    return _read_layout(path).header
+
+
+@dataclass(frozen=True)
+class MrcFile:
+    """An MRC file whose sections are read when they are asked for; `dtype` is that of the arrays, in native byte order."""
+
+    path: Path
+    layout: MrcLayout
+    dtype: np.dtype[Any]
+
+    @property
+    def header(self) -> MrcHeader:
+        """Shape, mode and pixel size."""
+        return self.layout.header
+
+    def _decode(self, data: NDArray[np.uint8]) -> NDArray[Any]:
+        _, ny, nx = self.header.shape
+        if self.layout.packed:
+            rows = data.reshape(ny, self.layout.row_bytes)
+            pairs = np.stack([rows & 15, rows >> 4], axis=-1)
+            return np.ascontiguousarray(pairs.reshape(ny, -1)[:, :nx])
+        section = data.view(self.dtype if self.header.mode == 0 else self.layout.dtype).reshape(ny, nx)
+        return section.astype(self.dtype, copy=False)
+
+    def _read(self, stream: IO[bytes], n_bytes: int) -> NDArray[np.uint8]:
+        if _is_compressed(self.path):
+            return np.frombuffer(read_bytes(stream, n_bytes), np.uint8)
+        return np.fromfile(stream, np.uint8, n_bytes)
+
+    def _skip(self, stream: IO[bytes], n_sections: int) -> None:
+        """Go on by whole sections; a compressed stream is read through, since it cannot jump."""
+        if not _is_compressed(self.path):
+            stream.seek(n_sections * self.layout.section_bytes, 1)
+            return
+        for _ in range(n_sections):
+            read_bytes(stream, self.layout.section_bytes)
+
+    def iterate(self, sections: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield the sections numbered `sections`, ascending, each `(ny, nx)`.
+
+        Raises
+        ------
+        InputFileError
+            If the file ends before the last of them, or a compressed stream is damaged.
+        """
+        size, n_sections = self.layout.section_bytes, self.header.shape[0]
+        position = 0
+        try:
+            with open_stream(self.path) as stream:
+                read_bytes(stream, self.layout.offset)
+                for section in sections:
+                    self._skip(stream, section - position)
+                    data = self._read(stream, size)
+                    if len(data) < size:
+                        found = self.layout.offset + section * size + len(data)
+                        raise _make_size_error(self.path, self.layout, found)
+                    position = section + 1
+                    if position == n_sections:
+                        # The checksum of a compressed stream is compared only at its end.
+                        stream.read(1)
+                    yield self._decode(data)
+        except InputFileError:
+            raise
+        except STREAM_ERRORS as error:
+            raise make_read_error(self.path, "MRC", error) from error
+
+
+def _read_sample(path: Path, layout: MrcLayout) -> NDArray[np.uint8]:
     try:
-        with mrcfile.open(path, permissive=False, header_only=True) as mrc:
-            header = _header_of(mrc)
-            item_size = {0: 1, 1: 2, 2: 4, 4: 8, 6: 2, 12: 2}.get(header.mode, 0)
-            needed = 1024 + int(mrc.header.nsymbt) + int(np.prod(header.shape)) * item_size
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if path.suffix not in {".gz", ".bz2"} and path.stat().st_size < needed:
-        raise InputFileError(
-            path,
-            found=f"{path.stat().st_size} bytes",
-            expected=f"at least {needed} bytes for {header.shape[2]}x{header.shape[1]}x{header.shape[0]} in mode {header.mode}",
-            remedy="The file is truncated. " + _REMEDY,
-        )
-    return header
+        with open_stream(path) as stream:
+            read_bytes(stream, layout.offset)
+            return np.frombuffer(read_bytes(stream, min(_SAMPLE_BYTES, layout.section_bytes)), np.uint8)
+    except STREAM_ERRORS as error:
+        raise make_read_error(path, "MRC", error) from error
+
+
+def open_mrc(path: Path) -> MrcFile:
+    """Open an MRC file for reading section by section.
+
+    Raises
+    ------
+    InputFileError
+        As `read_mrc_header`.
+    """
+    layout = _read_layout(path)
+    dtype: np.dtype[Any] = layout.dtype.newbyteorder("=")
+    if layout.packed:
+        dtype = np.dtype(np.uint8)
+    elif layout.header.mode == 0:
+        sign = layout.sign
+        if sign == "unknown":
+            sign = guess_sign(_read_sample(path, layout), is_standard=layout.is_standard)
+        dtype = np.dtype(np.int8 if sign == "signed" else np.uint8)
+    return MrcFile(path, layout, dtype)
 
 
 def read_mrc(path: Path) -> tuple[NDArray[Any], MrcHeader]:
-    """Read an image, stack or volume with its header; integers stay integers.
+    """Read an image, stack or volume with its header; integers stay integers, in native byte order.
 
     Raises
     ------
     InputFileError
         If the file is missing, is not MRC or is truncated.
     """
-    try:
-        with mrcfile.open(path, permissive=False) as mrc:
-            if mrc.data is None:
-                raise ValueError("no data")
-            return np.array(mrc.data), _header_of(mrc)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    file = open_mrc(path)
+    n_sections = file.header.shape[0]
+    array = collect_frames(file.iterate(range(n_sections)), None if _is_compressed(path) else n_sections)
+    return array if file.layout.is_volume or n_sections > 1 else array[0], file.header
 
 
 def write_mrc(path: Path, array: NDArray[Any], pixel_size_angstrom: float, *, volume: bool = False) -> None:

@@ -3,9 +3,9 @@
 RELION, IMOD and MotionCor2 do the same: a TIFF movie then fits a gain reference in MRC.
 """
 
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from vitreous.errors import InputFileError
 from vitreous.io.atomic import open_for_replacement
+from vitreous.io.foreign import make_read_error
+from vitreous.io.frames import collect_frames
+from vitreous.io.tiff_pages import read_pages
 
-__all__ = ["read_tiff", "read_tiff_header", "write_tiff"]
+__all__ = ["TiffStack", "open_tiff", "read_tiff", "read_tiff_header", "write_tiff"]
 
-_REMEDY = "Check that the file was copied whole (compare its size with the original) or leave it out."
 _ANGSTROM_PER_UNIT = {2: 2.54e8, 3: 1e8}
 """Å per resolution unit of TIFF: inch and centimetre."""
 _MAX_PIXEL_SIZE_ANGSTROM = 100.0
@@ -26,53 +28,17 @@ _MAX_PIXEL_SIZE_ANGSTROM = 100.0
 
 
 @contextmanager
-def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+def _open_tifffile(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file after checking that it is whole; whatever fails inside is reported with the file's name."""
+    read_pages(path)
     try:
         with tifffile.TiffFile(path) as tiff:
-            if (size := path.stat().st_size) < (needed := _find_end(tiff)):
-                raise InputFileError(
-                    path,
-                    found=f"{size} bytes",
-                    expected=f"at least {needed} bytes, where the header says that data lie",
-                    remedy="The file is truncated. " + _REMEDY,
-                )
             yield tiff
     except InputFileError:
         raise
-    # Codecs raise their own kinds of RuntimeError on damaged data.
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error, tifffile.TiffFileError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
-        raise InputFileError(path, found=found, expected="a complete TIFF file", remedy=_REMEDY) from error
-
-
-def _find_end(tiff: tifffile.TiffFile) -> int:
-    """Return how long the file must be for all the pages that it announces.
-
-    The chain of pages is walked here: tifffile takes a chain that leads out of the file for its end.
-    """
-    form, stream = tiff.tiff, tiff.filehandle
-    end = 0
-    stream.seek(4 + 4 * form.is_bigtiff)
-    offset = int(struct.unpack(form.offsetformat, stream.read(form.offsetsize))[0])
-    seen: set[int] = set()
-    while offset and offset not in seen:
-        seen.add(offset)
-        stream.seek(offset)
-        count = stream.read(form.tagnosize)
-        if len(count) < form.tagnosize:
-            return offset + form.tagnosize
-        after = offset + form.tagnosize + form.tagsize * int(struct.unpack(form.tagnoformat, count)[0])
-        stream.seek(after)
-        following = stream.read(form.offsetsize)
-        if len(following) < form.offsetsize:
-            return after + form.offsetsize
-        end = max(end, after + form.offsetsize)
-        offset = int(struct.unpack(form.offsetformat, following)[0])
-    for page in tiff.pages:
-        extents = zip(page.dataoffsets, page.databytecounts, strict=True)
-        end = max(end, *(start + length for start, length in extents))
-    return end
+    # tifffile and its codecs raise exceptions of every kind on damaged data.
+    except Exception as error:
+        raise make_read_error(path, "TIFF", error) from error
 
 
 def _find_shape(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int, int]:
@@ -109,16 +75,56 @@ def _find_pixel_size(tiff: tifffile.TiffFile) -> float | None:
     return float(pixel_size) if pixel_size < _MAX_PIXEL_SIZE_ANGSTROM else None
 
 
-def read_tiff_header(path: Path) -> tuple[int, int, int, float | None]:
-    """Return (pages, rows, columns, Å per pixel or None) without reading pixels.
+@dataclass(frozen=True)
+class TiffStack:
+    """A TIFF file whose pages are read when they are asked for."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    compression: str
+    pixel_size_angstrom: float | None
+
+    def iterate(self, pages: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield the pages numbered `pages`, each `(ny, nx)`, rows flipped.
+
+        Raises
+        ------
+        InputFileError
+            If the data are damaged.
+        """
+        with _open_tifffile(self.path) as tiff:
+            for number in pages:
+                page: NDArray[Any] = tiff.pages[number].asarray()[::-1]
+                yield page.astype(self.dtype, copy=False)
+
+
+def open_tiff(path: Path) -> TiffStack:
+    """Open a TIFF file for reading page by page.
 
     Raises
     ------
     InputFileError
         If the file is missing, is not TIFF, is truncated, or its pages are not grey images of one size.
     """
-    with _open_tiff(path) as tiff:
-        return *_find_shape(path, tiff), _find_pixel_size(tiff)
+    with _open_tifffile(path) as tiff:
+        shape, first = _find_shape(path, tiff), tiff.pages.first
+        if first.dtype is None:
+            raise make_read_error(path, "TIFF", f"{first.bitspersample} bits per pixel")
+        compression = getattr(first.compression, "name", str(first.compression))
+        return TiffStack(path, shape, first.dtype.newbyteorder("="), compression, _find_pixel_size(tiff))
+
+
+def read_tiff_header(path: Path) -> tuple[int, int, int, float | None]:
+    """Return (pages, rows, columns, Å per pixel or None) without reading pixels.
+
+    Raises
+    ------
+    InputFileError
+        As `open_tiff`.
+    """
+    stack = open_tiff(path)
+    return *stack.shape, stack.pixel_size_angstrom
 
 
 def read_tiff(path: Path, pages: Sequence[int] | None = None) -> NDArray[Any]:
@@ -127,15 +133,12 @@ def read_tiff(path: Path, pages: Sequence[int] | None = None) -> NDArray[Any]:
     Raises
     ------
     InputFileError
-        As `read_tiff_header`, or if the data are damaged.
+        As `open_tiff`, or if the data are damaged.
     """
-    with _open_tiff(path) as tiff:
-        n_pages, ny, nx = _find_shape(path, tiff)
-        wanted = range(n_pages) if pages is None else [range(n_pages)[page] for page in pages]
-        stack = np.empty((len(wanted), ny, nx), tiff.pages.first.dtype)
-        for frame, page in zip(stack, wanted, strict=True):
-            frame[:] = tiff.pages[page].asarray()[::-1]
-        return stack
+    stack = open_tiff(path)
+    n_pages = stack.shape[0]
+    wanted = list(range(n_pages)) if pages is None else [range(n_pages)[page] for page in pages]
+    return collect_frames(stack.iterate(wanted), len(wanted))
 
 
 def write_tiff(
