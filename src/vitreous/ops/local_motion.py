@@ -4,22 +4,24 @@ No patch is aligned on its own, since the signal of one rarely suffices: each gi
 correlation at the present displacement, and the field takes the step that all of them want.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vitreous.ops.fourier import rfft2
 from vitreous.ops.motion import smooth_trajectory
-from vitreous.ops.motion_field import FieldFit, MotionField, Observations, choose_field
+from vitreous.ops.motion_field import MotionField, Observations, choose_field
 
 __all__ = ["LocalMotion", "LocalMotionSettings", "estimate_local_motion"]
 
-_B_FACTORS = (2000.0, 800.0, 200.0, 0.0, 0.0, 0.0)
+_B_FACTORS = (1500.0, 300.0, 0.0, 0.0)
 """Å², of the extra weight exp(-B k² / 4) in each step: coarse detail first, which is not lost when the step is long."""
 _FINEST_ANGSTROM = 6.5
 _TAPER = 0.12
 _SIGNIFICANT = 3.0
+_FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
+_LONGEST_STEP_PX = 2.0
 
 
 @dataclass(frozen=True)
@@ -153,20 +155,20 @@ def _measure(patches: _Patches, moved_px: Tensor, b_factor: float) -> tuple[Tens
 def _choose_intervals(
     settings: LocalMotionSettings, n_frames: int, size_angstrom: tuple[float, float]
 ) -> tuple[int, int, int]:
-    in_time = max(1, min(8, round(n_frames / settings.frames_per_interval)))
-    in_y, in_x = (max(1, min(5, round(size / settings.node_angstrom))) for size in size_angstrom)
+    in_time = max(1, min(5, round(n_frames / settings.frames_per_interval)))
+    in_y, in_x = (max(1, min(4, round(size / settings.node_angstrom))) for size in size_angstrom)
     return in_time, in_y, in_x
 
 
 def estimate_local_motion(
     frames: Tensor, shifts_px: Tensor, pixel_size_angstrom: float, settings: LocalMotionSettings
 ) -> LocalMotion:
-    """Find how places of the image move beside the whole frame.
+    """Find how places of the image move beside the whole frame, and the motion of the whole more exactly.
 
     Parameters
     ----------
     frames
-        Gain-corrected, without defects, reduced so that a pixel is about 4 Å, `(n, ny, nx)` float32.
+        Gain-corrected, without defects, reduced so that a pixel is about 3 Å, `(n, ny, nx)` float32.
     shifts_px
         Where the content of each frame lies relative to the first, `(n, 2)` as (y, x), from `estimate_shifts`.
     pixel_size_angstrom
@@ -188,36 +190,32 @@ def estimate_local_motion(
     if shifts_px.shape != (n, 2):
         raise ValueError(f"found shifts {tuple(shifts_px.shape)} for {n} frames; expected ({n}, 2)")
     side = int(min(2 * round(settings.patch_angstrom / pixel_size_angstrom / 2), min(ny, nx) // 2 * 2))
+    patches = _cut(frames, shifts_px.double().cpu(), side, pixel_size_angstrom)
     whole = shifts_px.double().cpu()
-    patches = _cut(frames, whole, side, pixel_size_angstrom)
-    if n < 3 or len(patches.y) < 4:
+    still = torch.zeros(len(patches.y), n, 2, dtype=torch.float64)
+    for b_factor in _B_FACTORS:
+        pull, precision = _measure(patches, whole + still, b_factor)
+        whole = _step_whole(whole, pull, precision)
+    if n < _FEWEST_FRAMES or len(patches.y) < _FEWEST_PATCHES:
         return LocalMotion(whole, None, 0.0, patches.y, patches.x)
     intervals = _choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
-    fit = _fit(patches, whole, intervals, (float(ny), float(nx)))
-    if fit.significance > _SIGNIFICANT:
-        return fit
-    return replace(_fit(patches, whole, None, (float(ny), float(nx))), significance=fit.significance)
-
-
-def _fit(
-    patches: _Patches, shifts_px: Tensor, intervals: tuple[int, int, int] | None, size: tuple[float, float]
-) -> LocalMotion:
-    """Return the motion of the whole frame, and with `intervals` the field beside it, that all patches agree on."""
-    whole, n = shifts_px, len(shifts_px)
-    local = torch.zeros(len(patches.y), n, 2, dtype=torch.float64)
-    fit: FieldFit | None = None
+    moved, local = whole, still
     for b_factor in _B_FACTORS:
-        pull, precision = _measure(patches, whole + local, b_factor)
-        found = local
-        if intervals is not None:
-            observed = Observations(patches.y, patches.x, pull + precision * local, precision, patches.fold)
-            fit = choose_field(observed, n, size, intervals)
-            found = fit.field.evaluate(patches.y, patches.x).transpose(0, 1)
+        pull, precision = _measure(patches, moved + local, b_factor)
+        observed = Observations(patches.y, patches.x, pull + precision * local, precision, patches.fold)
+        fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
+        found = fit.field.evaluate(patches.y, patches.x).transpose(0, 1)
         # What the field does not explain, all patches together say of the whole frame.
-        left = (pull - precision * (found - local)).sum(dim=0)
-        total = precision.sum(dim=0).clamp_min(1e-12)
-        whole = smooth_trajectory(whole + (left / total).clamp(-2, 2), 1 / total)
-        whole = whole - whole[:1]
+        moved = _step_whole(moved, pull - precision * (found - local), precision)
         local = found
-    field, significance = (None, 0.0) if fit is None else (fit.field, fit.significance)
-    return LocalMotion(whole, field, significance, patches.y, patches.x)
+    if fit.significance < _SIGNIFICANT:
+        return LocalMotion(whole, None, fit.significance, patches.y, patches.x)
+    return LocalMotion(moved, fit.field, fit.significance, patches.y, patches.x)
+
+
+def _step_whole(shifts_px: Tensor, pull: Tensor, precision: Tensor) -> Tensor:
+    """Return the motion of the whole frame after the step that all patches together ask for, smoothed as their errors demand."""
+    total = precision.sum(dim=0).clamp_min(1e-12)
+    step = (pull.sum(dim=0) / total).clamp(-_LONGEST_STEP_PX, _LONGEST_STEP_PX)
+    found = smooth_trajectory(shifts_px + step, 1 / total)
+    return found - found[:1]

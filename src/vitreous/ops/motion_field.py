@@ -14,7 +14,8 @@ from torch import Tensor
 __all__ = ["FieldFit", "MotionField", "Observations", "choose_field", "make_basis"]
 
 _DEGREE = 3
-_STRENGTHS = tuple(10.0**exponent for exponent in range(-2, 5))
+_TIME_STRENGTHS = (1e-2, 1e-1, 1.0, 1e1, 1e2)
+_SPACE_STRENGTHS = (1e-2, 1e-1, 1.0, 1e1)
 _EARLY_SHARE = 4.0
 
 
@@ -48,13 +49,25 @@ class MotionField:
     height: float
     width: float
 
-    def evaluate(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return the displacement of every frame at the positions, `(n_frames, len(y), 2)`, 0 in the first frame."""
-        intervals = [size - _DEGREE for size in self.coefficients.shape[:3]]
+    def _make_bases(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        in_time, in_y, in_x = (size - _DEGREE for size in self.coefficients.shape[:3])
         frames = torch.arange(self.n_frames, dtype=torch.float64)
-        in_time = make_basis(frames, 0, max(self.n_frames - 1, 1), intervals[0])
-        along_y, along_x = make_basis(y, 0, self.height, intervals[1]), make_basis(x, 0, self.width, intervals[2])
-        moved = torch.einsum("ft,py,px,tyxc->fpc", in_time, along_y, along_x, self.coefficients)
+        return (
+            make_basis(frames, 0, max(self.n_frames - 1, 1), in_time),
+            make_basis(y, 0, self.height, in_y),
+            make_basis(x, 0, self.width, in_x),
+        )
+
+    def evaluate(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the displacement of every frame at points, `(n_frames, len(y), 2)`, 0 in the first frame."""
+        moved = torch.einsum("ft,py,px,tyxc->fpc", *self._make_bases(y, x), self.coefficients)
+        return moved - moved[:1]
+
+    def evaluate_grid(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the displacement of every frame on a grid of rows and columns, `(n_frames, len(y), len(x), 2)`."""
+        in_time, along_y, along_x = self._make_bases(y, x)
+        of_frames = torch.einsum("ft,tyxc->fyxc", in_time, self.coefficients)
+        moved = torch.einsum("iy,jx,fyxc->fijc", along_y, along_x, of_frames)
         return moved - moved[:1]
 
 
@@ -154,8 +167,8 @@ def choose_field(
     rough_time, rough_space = _make_penalties(n_t, n_y, n_x)
     scale = (normals[0] + normals[1]).diagonal(dim1=-2, dim2=-1).mean()
     best: tuple[float, Tensor, Tensor] | None = None
-    for time_strength in _STRENGTHS:
-        for space_strength in _STRENGTHS:
+    for time_strength in _TIME_STRENGTHS:
+        for space_strength in _SPACE_STRENGTHS:
             penalty = scale * (time_strength * rough_time + space_strength * rough_space)
             evidence = torch.zeros(len(observed.y), dtype=torch.float64)
             for fold in range(2):
