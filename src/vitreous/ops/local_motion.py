@@ -22,6 +22,7 @@ _TAPER = 0.12
 _SIGNIFICANT = 3.0
 _FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
 _LONGEST_STEP_PX = 2.0
+_NODE_ANGSTROM = 1200.0
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ class LocalMotionSettings:
 
     patch_angstrom: float
     """Side of a patch."""
-    node_angstrom: float
-    """Length of an interval of the splines."""
     frames_per_interval: float
-    """Duration of an interval of the splines."""
+    """Duration of an interval of the splines in time."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _choose_intervals(
     settings: LocalMotionSettings, n_frames: int, size_angstrom: tuple[float, float]
 ) -> tuple[int, int, int]:
     in_time = max(1, min(5, round(n_frames / settings.frames_per_interval)))
-    in_y, in_x = (max(1, min(4, round(size / settings.node_angstrom))) for size in size_angstrom)
+    in_y, in_x = (max(1, min(4, round(size / _NODE_ANGSTROM))) for size in size_angstrom)
     return in_time, in_y, in_x
 
 

@@ -1,4 +1,4 @@
-"""Movies to corrected micrographs: gain, defects, whole-frame motion, exposure weighting.
+"""Movies to corrected micrographs: gain, defects, motion of the whole frame and of its places, exposure weighting.
 
 Finished micrographs pass through, as float32 MRC, so that every later stage reads one format.
 """
@@ -21,37 +21,33 @@ from vitreous.io.images import read_micrograph
 from vitreous.io.movie import read_gain, read_movie
 from vitreous.io.mrc import write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
-from vitreous.ops.dose import compute_dose_weights
-from vitreous.ops.fourier import (
-    apply_fourier_crop_2d,
-    compute_frequency_2d,
-    compute_shift_phase,
-    find_good_size,
-    irfft2,
-    rfft2,
-)
-from vitreous.ops.gain import apply_gain, compute_gain_misfits, find_defects, replace_defects
-from vitreous.ops.motion import compute_pattern_share, estimate_shifts
+from vitreous.ops.correct import Correction, CorrectionSettings, MovieMotion, correct_movie
+from vitreous.ops.gain import compute_gain_misfits
 
 __all__ = ["STAGE", "MotionParams"]
 
-_DOSE_PER_GROUP = 1.5
 _EARLY_DOSE = 4.0
 _GAIN_CLEARLY_BETTER = 0.9
-_PATTERN_FRAMES = 4
-"""So many frames tell the noise of one."""
 
 
 class MotionParams(StageParams):
     """Choices of method."""
 
     dose_weighting: bool = Field(True, description="weight frames by exposure, where the dose is known")
-    alignment_pixel_size_angstrom: float = Field(
-        4.0, gt=0, description="frames are aligned at about this pixel size, Å"
+    local: bool = Field(
+        True, description="let places move beside the whole frame, where that explains the movie better"
     )
-    b_factor: float = Field(200.0, ge=0, description="weight exp(-B k²/4) on the correlation, Å²")
+    patch_angstrom: float = Field(500.0, gt=50, description="side of the patches that local motion is measured in, Å")
+    b_factor: float = Field(
+        200.0, ge=0, description="weight exp(-B k²/4) in the search for the whole frame's motion, Å²"
+    )
     max_shift_angstrom: float = Field(60.0, gt=0, description="greatest displacement from the mean position, Å")
     hot_pixel_sigma: float = Field(8.0, gt=0, description="pixels so far from their neighbours are replaced")
+    bin_factor: float = Field(
+        1.0, ge=1, le=8, description="reduce the micrograph, in Fourier space: 2 for super-resolution"
+    )
+    halves: bool = Field(False, description="also write the sums of even and odd frames, for denoisers")
+    float16: bool = Field(False, description="write micrographs in half precision (MRC mode 12)")
 
 
 class ExposureItem(Item):
@@ -80,9 +76,10 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Corrected:
+    item: ExposureItem
     micrograph: Tensor
-    nodw: Tensor | None
-    shifts_px: Tensor | None
+    correction: Correction | None
+    float16: bool
     warnings: tuple[str, ...] = ()
 
 
@@ -99,11 +96,13 @@ def _load(item: ExposureItem, params: MotionParams, context: Context) -> _Loaded
         assert item.micrograph_path is not None
         image, _ = read_micrograph(context.root / item.micrograph_path)
         return _Loaded(item, image[None], None, context.device)
-    gain = None
-    if item.gain_path is not None:
-        gain = torch.from_numpy(read_gain(context.root / item.gain_path)).to(context.device)
     path = Path(os.path.normpath(context.root / item.movie_path))
     frames = read_movie(path)
+    gain = None
+    if item.gain_path is not None:
+        gain = torch.from_numpy(
+            read_gain(context.root / item.gain_path, movie=path, shape=(frames.shape[1], frames.shape[2]))
+        ).to(context.device)
     _check_frames(path, item, frames, gain)
     # Torch takes the machine's own byte order only.
     return _Loaded(item, frames.astype(frames.dtype.newbyteorder("="), copy=False), gain, context.device)
@@ -135,73 +134,27 @@ def _check_frames(path: Path, item: ExposureItem, frames: NDArray[np.generic], g
             )
 
 
-def _choose_crop(shape: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Return the even shape, quick to transform, that crops both axes by about `factor`, 1 at least."""
-    ny, nx = (min(find_good_size(round(n / max(1.0, factor))), n // 2 * 2) for n in shape)
-    return ny, nx
-
-
 def _compute(loaded: _Loaded, params: MotionParams) -> _Corrected:
-    item, device = loaded.item, loaded.device
+    item = loaded.item
     if item.movie_path is None:
-        return _Corrected(torch.from_numpy(loaded.frames[0]).to(device), None, None)
-    shape = (loaded.frames.shape[1], loaded.frames.shape[2])
-    mean_raw = torch.from_numpy(loaded.frames.mean(axis=0, dtype=np.float32)).to(device)
-    defects = find_defects(apply_gain(mean_raw, loaded.gain), loaded.gain, params.hot_pixel_sigma)
-    pixel = item.pixel_size_angstrom
-    small = _choose_crop(shape, params.alignment_pixel_size_angstrom / pixel)
-    n_frames = len(loaded.frames)
-    cropped, sample = [], []
-    for i, frame in enumerate(loaded.frames):
-        counts = replace_defects(apply_gain(torch.from_numpy(frame).to(device), loaded.gain), defects)
-        cropped.append(apply_fourier_crop_2d(rfft2(counts), shape, small))
-        if i % max(1, n_frames // _PATTERN_FRAMES) == 0:
-            sample.append(counts)
-    mean_corrected = replace_defects(apply_gain(mean_raw, loaded.gain), defects)
-    grouped = 1
-    if item.dose_per_frame is not None and n_frames > 4:
-        grouped = min(2 * int(_DOSE_PER_GROUP / item.dose_per_frame / 2 + 0.5) + 1, (n_frames - 1) // 4 * 2 + 1)
-    shifts = estimate_shifts(
-        torch.stack(cropped),
-        small,
-        pixel * shape[0] / small[0],
+        return _Corrected(item, torch.from_numpy(loaded.frames[0]).to(loaded.device), None, params.float16)
+    settings = CorrectionSettings(
+        pixel_size_angstrom=item.pixel_size_angstrom,
+        voltage_kv=item.voltage_kv,
+        dose_per_frame=item.dose_per_frame if params.dose_weighting else None,
+        pre_exposure=item.pre_exposure or 0.0,
+        local=params.local,
+        patch_angstrom=params.patch_angstrom,
         max_shift_angstrom=params.max_shift_angstrom,
         b_factor=params.b_factor,
-        n_grouped=grouped,
-        pattern_share=compute_pattern_share(mean_corrected, torch.stack(sample), n_frames),
-    ) * torch.tensor([shape[0] / small[0], shape[1] / small[1]], device=device)
-    weighted, plain = _sum_frames(loaded, defects, shifts, params)
-    warnings = () if loaded.gain is None else _check_gain(item, mean_raw, loaded.gain)
-    return _Corrected(
-        weighted if weighted is not None else plain, plain if weighted is not None else None, shifts, warnings
+        hot_pixel_sigma=params.hot_pixel_sigma,
+        bin_factor=params.bin_factor,
+        halves=params.halves,
     )
-
-
-def _sum_frames(loaded: _Loaded, defects: Tensor, shifts: Tensor, params: MotionParams) -> tuple[Tensor | None, Tensor]:
-    """Return the exposure-weighted sum, None where the dose is not known or not wanted, and the plain sum."""
-    item, shape = loaded.item, (loaded.frames.shape[1], loaded.frames.shape[2])
-    weights: Tensor | None = None
-    if params.dose_weighting and item.dose_per_frame is not None:
-        ky, kx = compute_frequency_2d(shape, item.pixel_size_angstrom, loaded.device)
-        # One weight per ring is exact enough and spares a table of the size of the movie.
-        step = float(torch.sqrt(ky.square().max() + kx.square().max())) / 4000
-        rings = torch.arange(4002, device=loaded.device, dtype=torch.float64) * step
-        weights = compute_dose_weights(
-            rings, len(loaded.frames), item.dose_per_frame, item.pre_exposure or 0.0, item.voltage_kv
-        )
-        ring = torch.round(torch.sqrt(ky.square() + kx.square()) / step).long()
-    plain = torch.zeros(shape[0], shape[1] // 2 + 1, dtype=torch.complex64, device=loaded.device)
-    weighted = torch.zeros_like(plain) if weights is not None else None
-    for i, frame in enumerate(loaded.frames):
-        counts = replace_defects(apply_gain(torch.from_numpy(frame).to(loaded.device), loaded.gain), defects)
-        spectrum = rfft2(counts) * compute_shift_phase(shape, -shifts[i])
-        plain += spectrum
-        if weights is not None and weighted is not None:
-            weighted += spectrum * weights[i][ring]
-    if weights is None or weighted is None:
-        return None, irfft2(plain, shape)
-    norm = (weights.square().sum(dim=0) / len(weights)).sqrt()
-    return irfft2(weighted / norm[ring], shape), irfft2(plain, shape)
+    correction = correct_movie(torch.from_numpy(loaded.frames), loaded.gain, settings, loaded.device)
+    warnings = () if loaded.gain is None else _check_gain(item, correction.mean_raw, loaded.gain)
+    micrograph = correction.plain if correction.weighted is None else correction.weighted
+    return _Corrected(item, micrograph, correction, params.float16, warnings)
 
 
 def _check_gain(item: ExposureItem, mean_raw: Tensor, gain: Tensor) -> tuple[str, ...]:
@@ -216,49 +169,68 @@ def _check_gain(item: ExposureItem, mean_raw: Tensor, gain: Tensor) -> tuple[str
     )
 
 
-def _measure_motion(item: ExposureItem, shifts_px: Tensor) -> dict[str, float]:
-    steps = (shifts_px[1:] - shifts_px[:-1]).double().norm(dim=1).cpu().numpy() * item.pixel_size_angstrom
+def _measure_motion(item: ExposureItem, motion: MovieMotion) -> dict[str, float]:
+    pixel, shifts = item.pixel_size_angstrom, motion.shifts_px.double().cpu()
+    steps = (shifts[1:] - shifts[:-1]).norm(dim=1).numpy() * pixel
     dose = item.dose_per_frame or 1.0
     early = dose * np.arange(1, len(steps) + 1) <= _EARLY_DOSE
-    motion = {"total_motion_angstrom": float(steps.sum())}
+    local = motion.patch_shifts_px.norm(dim=-1) * pixel
+    measured = {
+        "total_motion_angstrom": float(steps.sum()),
+        "local_motion_angstrom": float(local.max()) if local.numel() else 0.0,
+    }
     if item.dose_per_frame is not None:
-        motion |= {
+        measured |= {
             "early_motion_angstrom": float(steps[early].sum()),
             "late_motion_angstrom": float(steps[~early].sum()),
         }
-    return motion
+    return measured
+
+
+def _describe_trajectory(motion: MovieMotion, item: ExposureItem) -> dict[str, object]:
+    shifts, local = motion.shifts_px.double().cpu(), motion.patch_shifts_px.cpu()
+    return {
+        "shift_x_px": shifts[:, 1].tolist(),
+        "shift_y_px": shifts[:, 0].tolist(),
+        "patch_x_px": motion.patch_x_px.tolist(),
+        "patch_y_px": motion.patch_y_px.tolist(),
+        "patch_shift_x_px": local[..., 1].tolist(),
+        "patch_shift_y_px": local[..., 0].tolist(),
+        "local_motion": motion.is_local,
+        "local_motion_significance": motion.significance,
+        "pixel_size_angstrom": item.pixel_size_angstrom,
+        "dose_per_frame": item.dose_per_frame,
+    }
 
 
 def _save(result: _Corrected, item: ExposureItem, folder: RunFolder) -> Saved:
-    images = folder.path / "images"
-    path, pixel = images / f"{item.item_id}.mrc", item.pixel_size_angstrom
-    write_mrc(path, result.micrograph.cpu().numpy(), pixel)
+    images, correction = folder.path / "images", result.correction
+    scale = 1.0 if correction is None else correction.motion.frame_shape[0] / result.micrograph.shape[0]
+    pixel = item.pixel_size_angstrom * scale
+
+    def write(image: Tensor, suffix: str = "") -> str:
+        path = images / f"{item.item_id}{suffix}.mrc"
+        write_mrc(path, image.cpu().numpy().astype(np.float16 if result.float16 else np.float32), pixel)
+        return folder.relative(path)
+
     row: dict[str, object] = {
         "micrograph_id": item.item_id,
         "exposure_id": item.item_id,
-        "micrograph_path": folder.relative(path),
+        "micrograph_path": write(result.micrograph),
         "nx_px": result.micrograph.shape[1],
         "ny_px": result.micrograph.shape[0],
-        **item.model_dump(include={"pixel_size_angstrom", "voltage_kv", "cs_mm", "amplitude_contrast", "optics_group"}),
+        **item.model_dump(include={"voltage_kv", "cs_mm", "amplitude_contrast", "optics_group"}),
+        "pixel_size_angstrom": pixel,
         "accepted": True,
     }
-    if result.nodw is not None:
-        nodw = images / f"{item.item_id}_nodw.mrc"
-        write_mrc(nodw, result.nodw.cpu().numpy(), pixel)
-        row["nodw_path"] = folder.relative(nodw)
-    if result.shifts_px is not None:
+    if correction is not None:
         trajectory = images / f"{item.item_id}_motion.json"
-        shifts = result.shifts_px.double().cpu()
-        write_json(
-            trajectory,
-            {
-                "shift_x_px": shifts[:, 1].tolist(),
-                "shift_y_px": shifts[:, 0].tolist(),
-                "pixel_size_angstrom": pixel,
-                "dose_per_frame": item.dose_per_frame,
-            },
-        )
-        row |= {"trajectory_path": folder.relative(trajectory), **_measure_motion(item, shifts)}
+        write_json(trajectory, _describe_trajectory(correction.motion, item))
+        row |= {"trajectory_path": folder.relative(trajectory), **_measure_motion(item, correction.motion)}
+        if correction.weighted is not None:
+            row["nodw_path"] = write(correction.plain, "_nodw")
+        if correction.even is not None and correction.odd is not None:
+            row |= {"even_path": write(correction.even, "_even"), "odd_path": write(correction.odd, "_odd")}
     return Saved({"micrographs": pl.DataFrame([row])}, result.warnings)
 
 
@@ -272,8 +244,8 @@ def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
 
 STAGE = ItemStage(
     name="motion",
-    version="2",
-    summary="Correct movies for gain, defects and whole-frame motion, and weight frames by exposure.",
+    version="3",
+    summary="Correct movies for gain, defects and motion, whole-frame and local, and weight frames by exposure.",
     params=MotionParams,
     item=ExposureItem,
     needs=("exposures",),
