@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import polars.testing
 import pytest
 
 from vitreous.engine.project import open_project
@@ -24,6 +27,18 @@ def call(*words: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def kill_while_running(project: Path) -> None:
+    """Start to run the project, and kill it and its workers at once when a few movies are corrected."""
+    command = [sys.executable, "-c", "from vitreous.cli.main import main; main()", "run", str(project)]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not list(project.glob("runs/002-motion/images/*.mrc")) and running.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
 
 
 def read_tables(project: Path) -> dict[str, pl.DataFrame]:
@@ -59,6 +74,7 @@ def test_simulated_movies_become_a_dataset(tmp_path: Path) -> None:
     broken = tmp_path / "data" / "movies" / "broken.tif"
     first = next((tmp_path / "data" / "movies").glob("*.tif"))
     broken.write_bytes(first.read_bytes()[:50_000])
+    kill_while_running(project)
     call("run", project)
     evaluate = ["evaluate", "--picks", project, "--truth", truth, "--radius", "36", "--border", "40", "--json"]
     assert json.loads(call(*evaluate))["f1"] >= 0.85
@@ -66,6 +82,24 @@ def test_simulated_movies_become_a_dataset(tmp_path: Path) -> None:
     assert [failed["item_id"] for failed in status["runs"][0]["failed"]] == ["broken"]
     assert status["resolution_angstrom"] < 30
     check_release(project, tmp_path / "release", 3)
+
+
+def test_tables_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    call("simulate", tmp_path / "data", "--n-movies", "3", "--nx-px", "512", "--ny-px", "480", "--particles-per-movie",
+         "15", "--n-frames", "6", "--dose-per-frame", "6", "--local-drift-angstrom", "3")  # fmt: skip
+    tables = []
+    for workers in ("1", "2"):
+        project = tmp_path / f"project{workers}"
+        call("new", project, "--movies", tmp_path / "data" / "movies" / "*.tif", "--gain", tmp_path / "data" / "gain.mrc",
+             "--pixel-size", "1.75", "--total-dose", "36", "--diameter", "125")  # fmt: skip
+        call("run", project, "--until", "classify2d", "--workers", workers)
+        tables.append(read_tables(project))
+    assert tables[0].keys() == tables[1].keys()
+    for name, table in tables[0].items():
+        pl.testing.assert_frame_equal(table, tables[1][name], check_exact=True)
+    images = [(tmp_path / f"project{n}" / tables[0]["micrographs"]["micrograph_path"][0]).read_bytes() for n in (1, 2)]
+    # The header's label holds the time of writing.
+    assert images[0][1024:] == images[1][1024:]
 
 
 @pytest.mark.shared_data

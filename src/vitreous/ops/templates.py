@@ -8,6 +8,9 @@ from vitreous.ops.fourier import irfft2, rfft2
 
 __all__ = ["compute_local_correlation", "make_disc", "make_radial_image", "rotate_and_resample"]
 
+_LEAST_DEVIATION = 0.01
+"""Of the whole image's, for the local deviation: where the image is flat, rounding errors would correlate with anything."""
+
 
 def _compute_radius(shape: tuple[int, int], device: torch.device | str) -> Tensor:
     """Return the distance from element (0, 0) in a periodic image, px."""
@@ -91,6 +94,7 @@ def compute_local_correlation(image: Tensor, templates: Tensor, mask: Tensor) ->
     correlation gives the numerator, two with the mask the local mean and variance.
     """
     shape = (image.shape[0], image.shape[1])
+    image = image - image.mean()
     n_mask = mask.sum()
     masked = templates * mask
     masked = masked - masked.sum(dim=(-2, -1), keepdim=True) / n_mask * mask
@@ -98,6 +102,7 @@ def compute_local_correlation(image: Tensor, templates: Tensor, mask: Tensor) ->
     spectrum, mask_spectrum = rfft2(image), rfft2(mask).conj()
     mean = irfft2(spectrum * mask_spectrum, shape) / n_mask
     square = irfft2(rfft2(image.square()) * mask_spectrum, shape) / n_mask
-    deviation = (square - mean.square()).clamp_min(1e-12 * float(image.square().mean()) + 1e-30).sqrt()
+    least = (_LEAST_DEVIATION * image.std()).square() + 1e-30
+    deviation = (square - mean.square()).clamp_min(float(least)).sqrt()
     correlation = irfft2(spectrum * rfft2(masked).conj(), shape) / (n_mask.sqrt() * deviation)
     return correlation, deviation

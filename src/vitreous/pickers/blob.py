@@ -1,5 +1,6 @@
 """Pick without a template: dark discs first, then what the best of them look like on average around their centres."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,8 @@ def reduce_micrograph(image: Tensor, pixel_size_angstrom: float, diameter_angstr
 
 
 def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter_angstrom: float) -> Tensor:
-    """Return what the best dark discs of some micrographs look like: mean against radius, in steps of the picking pixel size."""
+    """Return what the best dark discs of some micrographs look like: mean at radii 0, 1, 2, ... / `PICKING_SAMPLES` diameters."""
+    radii = np.arange(round(_PROFILE_DIAMETERS * PICKING_SAMPLES) + 1) * diameter_angstrom / PICKING_SAMPLES
     profiles = []
     for image in images:
         small, pixels = reduce_micrograph(image, pixel_size_angstrom, diameter_angstrom)
@@ -43,10 +45,12 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
         disc = -make_disc(shape, diameter_angstrom / 2 / pixel, device=small.device)
         mask = make_disc(shape, MASK_FRACTION * diameter_angstrom / pixel, device=small.device)
         correlation, _ = compute_local_correlation(small, disc[None], mask)
-        elements = find_peaks(correlation[0], 0.8 * diameter_angstrom / pixel, 0.0)[1]
-        radius = round(_PROFILE_DIAMETERS * PICKING_SAMPLES)
-        profiles.append(measure_radial_profile(small, elements[:_N_BEST], radius))
-    return torch.stack(profiles).mean(dim=0)
+        elements = find_peaks(correlation[0], 0.8 * diameter_angstrom / pixel, 0.0, _N_BEST)[1]
+        radius = math.ceil(radii[-1] / pixel)
+        profile = measure_radial_profile(small, elements, radius).cpu().numpy()
+        # The reduced pixel is not exactly what was asked for, and in a coarse micrograph far from it.
+        profiles.append(np.interp(radii / pixel, np.arange(radius + 1), profile))
+    return torch.from_numpy(np.mean(profiles, axis=0)).float()
 
 
 def estimate_diameter(

@@ -42,7 +42,10 @@ def match_templates(
     banks: Sequence[tuple[Tensor, Tensor]],
     settings: MatchSettings,
 ) -> Candidates:
-    """Find where a reduced micrograph looks like one of the templates.
+    """Find where a reduced micrograph looks like one of the templates, and as strongly.
+
+    The local deviation that normalises the correlation is never less than its median in the micrograph: a faint fluctuation of
+    the right shape, as every micrograph of low resolution is full of, is no particle.
 
     Parameters
     ----------
@@ -71,11 +74,13 @@ def match_templates(
             best = torch.where(better, correlation[0], best)
             which[better] = number
             psi[better] = angle
+    relative = deviation / deviation.median()
+    best = best * relative.clamp_max(1.0)
     xy, elements = find_peaks(
         best, settings.min_distance_fraction * settings.diameter_angstrom / pixel, settings.min_score
     )
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
-    power = 2 * torch.log10(deviation[y, x] / deviation.median())
+    power = 2 * torch.log10(relative[y, x])
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,

@@ -99,8 +99,9 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
     if not rows:
         raise UserError("pick: no micrograph is accepted; nothing to pick from")
     chosen = _choose_templates(inputs, params)
-    wanted = rows[:: max(1, -(-len(rows) // _N_SAMPLE))]
     pixel = rows[0]["pixel_size_angstrom"]
+    alike = [row for row in rows if row["pixel_size_angstrom"] == pixel]
+    wanted = alike[:: -(-len(alike) // _N_SAMPLE)]
     samples = [_read_image(row["micrograph_path"], context) for row in wanted]
     diameter, estimated = _find_diameter(inputs, params, samples, pixel)
     profile: tuple[float, ...] = ()
@@ -191,7 +192,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="1",
+    version="2",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,

@@ -35,7 +35,9 @@ class ReviewParams(StageParams):
 @dataclass(frozen=True)
 class _Loaded:
     ncc: NDArray[np.float64]
+    """Not-a-number where a person or another program picked; that is taken as it is."""
     power: NDArray[np.float64]
+    """Likewise."""
     group: NDArray[np.int64]
     defocus: NDArray[np.float64]
     crosses_edge: NDArray[np.bool_]
@@ -78,8 +80,8 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
     x, y = pl.col("x_px"), pl.col("y_px")
     crosses = (x < radius) | (y < radius) | (x > pl.col("nx_px") - 1 - radius) | (y > pl.col("ny_px") - 1 - radius)
     return _Loaded(
-        ncc=joined["ncc"].fill_null(1.0).to_numpy().astype(np.float64),
-        power=joined["power"].fill_null(0.0).to_numpy().astype(np.float64),
+        ncc=joined["ncc"].fill_null(float("nan")).to_numpy().astype(np.float64),
+        power=joined["power"].fill_null(float("nan")).to_numpy().astype(np.float64),
         group=joined["group"].to_numpy().astype(np.int64),
         defocus=micrographs["defocus"].cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64),
         crosses_edge=joined.select(crosses.alias("edge"))["edge"].to_numpy().astype(bool),
@@ -90,24 +92,26 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
 def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judged:
     warnings: list[str] = []
     split = None
-    if len(np.unique(loaded.ncc)) >= 4:
-        split = split_scores(loaded.ncc)
+    scored = np.isfinite(loaded.ncc)
+    if len(np.unique(loaded.ncc[scored])) >= 4:
+        split = split_scores(loaded.ncc[scored])
     reference = loaded.ncc >= (split.threshold if split else -1.0)
     ncc = calibrate_scores(loaded.ncc, loaded.group, reference, loaded.defocus)
     power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
     least = loaded.thresholds.get("ncc_calibrated", params.min_ncc)
     if least is None and split is not None:
-        split = split_scores(ncc)
+        split = split_scores(ncc[scored])
         least = split.threshold
         if split.separation < _CLEARLY_APART:
             warnings.append(
                 f"the correlations do not part clearly into noise and particles (separation {split.separation:.1f}); "
                 f"the threshold {least:.2f} is a guess"
             )
-    good = ncc >= (-1.0 if least is None else least)
+    good = ~scored | (ncc >= (-np.inf if least is None else least))
     most = loaded.thresholds.get("power_calibrated", params.max_power)
-    if most is None and good.any():
-        most = find_power_limit(power[good], params.power_sigma, params.min_power_margin)
+    measured = good & np.isfinite(power)
+    if most is None and measured.any():
+        most = find_power_limit(power[measured], params.power_sigma, params.min_power_margin)
     reason = np.full(len(ncc), "", dtype="U16")
     reason[~good] = "score"
     if most is not None:
@@ -120,7 +124,9 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
     verdicts = {decision.subject: decision.verdict for decision in inputs.decisions if decision.kind == "pick"}
     reason = pl.Series("new_reason", result.reason)
     particles = inputs["particles"].with_columns(
-        pl.Series("ncc_calibrated", result.ncc), pl.Series("power_calibrated", result.power), reason
+        pl.Series("ncc_calibrated", result.ncc).fill_nan(None),
+        pl.Series("power_calibrated", result.power).fill_nan(None),
+        reason,
     )
     verdict = pl.col("particle_id").replace_strict(verdicts, default=None, return_dtype=pl.String)
     rejected = (verdict == "reject").fill_null(value=False)
@@ -138,7 +144,7 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="review",
-    version="1",
+    version="2",
     summary="Label candidates positive or negative by correlation and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),

@@ -1,0 +1,105 @@
+"""Scores drawn from known populations."""
+
+import numpy as np
+import pytest
+
+from vitreous.ops.scores import calibrate_scores, find_power_limit, split_scores
+
+
+def draw(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n_particles = round(n * share)
+    return rng.normal(0.15, 0.04, n - n_particles), rng.normal(0.4, 0.05, n_particles)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("n", [200, 3000])
+def test_a_mixture_is_parted(n: int, share: float) -> None:
+    for seed in range(5):
+        noise, particles = draw(n, share, seed)
+        split = split_scores(np.concatenate([particles, noise]))
+        assert (noise >= split.threshold).sum() + (particles < split.threshold).sum() < 0.03 * n
+        # Ashman's D of the populations: sqrt(2) 0.25 / sqrt(0.04^2 + 0.05^2) = 5.5.
+        assert split.separation == pytest.approx(5.5, abs=1.2)
+
+
+@pytest.mark.parametrize("n", [50, 300, 2000, 50_000])
+def test_one_population_is_not_parted(n: int) -> None:
+    for seed in range(10):
+        values = np.random.default_rng(seed).normal(0.5, 0.1, n)
+        split = split_scores(values)
+        assert split.separation == 0
+        assert (values >= split.threshold).mean() > 0.85
+
+
+def test_scale_and_offset_do_not_matter() -> None:
+    values = np.concatenate(draw(1000, 0.5, 0))
+    one, other = split_scores(values), split_scores(1e4 * values - 7e3)
+    assert other.threshold == pytest.approx(1e4 * one.threshold - 7e3, rel=1e-6)
+    assert other.separation == pytest.approx(one.separation, rel=1e-6)
+
+
+def test_values_piled_up_at_one_end() -> None:
+    split = split_scores(np.array([0.0] * 30 + [0.9, 1.0, 1.1, 1.2]))
+    assert np.isfinite(split.threshold)
+
+
+def test_too_few_values() -> None:
+    with pytest.raises(ValueError, match="fewer than four"):
+        split_scores(np.array([0.1, 0.1, 0.2, 0.3]))
+
+
+def make_trend(n_micrographs: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    defocus = rng.uniform(8e3, 3e4, n_micrographs)
+    group = rng.permutation(np.repeat(np.arange(n_micrographs), 60))
+    return rng.normal(0.4, 0.02, len(group)) + 1e-5 * defocus[group], group, defocus
+
+
+def test_calibration_takes_out_a_planted_trend() -> None:
+    values, group, defocus = make_trend()
+    noise = np.random.default_rng(1).uniform(size=len(values)) < 0.3
+    values[noise] -= 1.0
+    calibrated = calibrate_scores(values, group, ~noise, defocus)
+    medians = np.array([np.median(calibrated[(group == i) & ~noise]) for i in range(len(defocus))])
+    assert abs(np.polyfit(defocus, medians, 1)[0]) < 0.05 * 1e-5
+    assert abs(np.median(medians) - (0.4 + 1e-5 * np.median(defocus))) < 0.01
+    # All scores of one micrograph move alike.
+    np.testing.assert_allclose(np.ptp((values - calibrated)[group == 3]), 0, atol=1e-12)
+
+
+def test_one_strange_micrograph_does_not_matter() -> None:
+    values, group, defocus = make_trend()
+    values[group == int(defocus.argmax())] -= 0.5
+    calibrated = calibrate_scores(values, group, np.ones(len(values), bool), defocus)
+    others = [i for i in range(len(defocus)) if i != int(defocus.argmax())]
+    medians = np.array([np.median(calibrated[group == i]) for i in others])
+    assert abs(np.polyfit(defocus[others], medians, 1)[0]) < 0.15 * 1e-5
+
+
+def test_unknown_defocus_and_micrographs_without_particles() -> None:
+    values, group, defocus = make_trend()
+    defocus[2] = np.nan
+    reference = group != 5
+    calibrated = calibrate_scores(values, group, reference, defocus)
+    np.testing.assert_array_equal(calibrated[group == 2], values[group == 2])
+    assert np.isfinite(calibrated).all()
+    assert abs(np.median(calibrated[group == 5]) - np.median(calibrated[group == 4])) < 0.02
+
+
+@pytest.mark.parametrize("change", ["few", "same", "unknown", "no reference"])
+def test_no_trend_can_be_known(change: str) -> None:
+    values, group, defocus = make_trend(5 if change == "few" else 12)
+    if change == "same":
+        defocus[:] = 1e4
+    if change == "unknown":
+        defocus[:] = np.nan
+    reference = np.full(len(values), change != "no reference")
+    np.testing.assert_array_equal(calibrate_scores(values, group, reference, defocus), values)
+
+
+def test_power_limit_is_robust_deviations_above_the_median() -> None:
+    power = np.random.default_rng(0).normal(0.1, 0.2, 20_001)
+    power[:100] = 50
+    assert find_power_limit(power, 5, 0.25) == pytest.approx(0.1 + 5 * 0.2, abs=0.03)
+    assert find_power_limit(np.full(9, 0.1), 5, 0.25) == pytest.approx(0.35)

@@ -1,0 +1,78 @@
+"""From score maps to candidates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.pickers.matched import MatchSettings, match_templates
+
+
+def make_template(shape: tuple[int, int], angle_deg: float) -> torch.Tensor:
+    """Return a dark bar of 16 x 5 pixels around element (0, 0)."""
+    y = torch.fft.fftfreq(shape[0], 1 / shape[0])[:, None]
+    x = torch.fft.fftfreq(shape[1], 1 / shape[1])[None, :]
+    angle = np.deg2rad(angle_deg)
+    along, across = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
+    return -torch.exp(-((along / 8) ** 4) - (across / 2.5) ** 4)
+
+
+SHAPE, PIXELS, ANGLES = (120, 160), torch.tensor([6.0, 5.0]), torch.tensor([0.0, 45.0, 90.0, 135.0])
+SETTINGS = MatchSettings(100.0, 0.75, 0.2)
+
+
+def match(image: torch.Tensor, settings: MatchSettings = SETTINGS) -> Any:
+    bars = torch.stack([make_template(SHAPE, float(angle)) for angle in ANGLES])
+    spot = bars.amin(0, keepdim=True).square().neg()
+    return match_templates(image, PIXELS, 2.0, [(spot, torch.zeros(1)), (bars, ANGLES)], settings)
+
+
+def plant(strength: Callable[[int], float] = lambda i: 1.0, noise: float = 0.05) -> torch.Tensor:
+    image = noise * torch.from_numpy(np.random.default_rng(0).normal(size=SHAPE)).float()
+    for i, angle in enumerate(ANGLES.tolist()):
+        image += strength(i) * torch.roll(make_template(SHAPE, angle), (30 + 20 * i, 25 + 35 * i), (0, 1))
+    return image
+
+
+def test_places_templates_and_angles_are_those_planted() -> None:
+    found = match(plant())
+    order = np.argsort(found.xy_px[:4, 0])
+    # Pixels of 5 and 6 Å here, of 2 Å in the full micrograph.
+    expected = np.array([[(25 + 35 * i) * 5 / 2, (30 + 20 * i) * 6 / 2] for i in range(4)])
+    np.testing.assert_allclose(found.xy_px[:4][order], expected, atol=0.5)
+    assert found.template[:4].tolist() == [1] * 4
+    assert found.psi_deg[:4][order].tolist() == ANGLES.tolist()
+    assert (found.ncc[:4] > 0.9).all()
+    assert (found.ncc <= 1).all()
+    assert (found.ncc >= SETTINGS.min_score).all()
+
+
+def test_power_tells_strong_ones() -> None:
+    found = match(plant(lambda i: 10.0 if i == 2 else 1.0))
+    strong = int(np.argmax(found.power))
+    np.testing.assert_allclose(found.xy_px[strong], [(25 + 70) * 2.5, 70 * 3], atol=0.5)
+    others = found.power[np.argsort(found.ncc)[::-1][:4]]
+    # Ten times the contrast is a hundred times the power.
+    assert found.power[strong] - np.median(np.delete(others, others.argmax())) == pytest.approx(2, abs=0.15)
+
+
+def test_faint_fluctuations_score_less_whatever_their_shape() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=SHAPE)).float()
+    # Noise of the templates' own spectrum looks like them everywhere; the quarter on the right is ten times fainter.
+    smooth = torch.fft.irfft2(torch.fft.rfft2(noise) * torch.fft.rfft2(make_template(SHAPE, 0.0)), s=SHAPE)
+    smooth[:, 120:] *= 0.1
+    found = match(smooth, MatchSettings(100.0, 0.75, -1.0))
+    column = found.xy_px[:, 0] * 2 / 5
+    # Farther than the mask reaches from where the faint part begins and ends.
+    faint, other = found.ncc[(column > 134) & (column < 146)], found.ncc[column < 106]
+    assert len(faint) >= 2
+    assert faint.max() < 0.15
+    assert other.max() > 0.5
+
+
+def test_nothing_to_find() -> None:
+    found = match(plant(), MatchSettings(100.0, 0.75, 1.1))
+    assert found.xy_px.shape == (0, 2)
+    assert len(found.ncc) == len(found.power) == len(found.template) == len(found.psi_deg) == 0

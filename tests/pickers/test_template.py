@@ -1,0 +1,68 @@
+"""Template picking of lopsided particles whose places and angles are known, seen through a CTF."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous.model.optics import Optics
+from vitreous.ops.matching import match_points
+from vitreous.pickers.matched import Candidates, MatchSettings
+from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
+
+Plant, Draw = Callable[..., Any], Callable[..., Any]
+DIAMETER = 120.0
+TEMPLATE_PIXEL, TEMPLATE_SIDE = 4.0, 48
+
+
+@pytest.fixture(scope="module")
+def templates(draw: Draw) -> TemplateSet:
+    """A ball and the particle itself, protein bright, at another pixel size than the micrograph."""
+    y, x = (np.mgrid[:TEMPLATE_SIDE, :TEMPLATE_SIDE] - TEMPLATE_SIDE // 2) * TEMPLATE_PIXEL
+    images = np.stack([draw(kind, x, y, DIAMETER / 2) for kind in ("ball", "lobes")])
+    return TemplateSet(torch.from_numpy(images).float(), TEMPLATE_PIXEL)
+
+
+def pick(planted: Any, templates: TemplateSet, defocus_angstrom: float | None) -> Candidates:
+    optics = Optics(
+        pixel_size_angstrom=planted.pixel_size_angstrom, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1
+    )
+    defocus = None if defocus_angstrom is None else Defocus(defocus_angstrom, defocus_angstrom, 0.0, 0.0)
+    return pick_templates(planted.image, optics, defocus, templates, MatchSettings(DIAMETER, 0.75, 0.0), 15.0)
+
+
+def test_places_and_angles(plant: Plant, templates: TemplateSet) -> None:
+    planted = plant(DIAMETER, kind="lobes", noise=1.5)
+    found = pick(planted, templates, planted.defocus_angstrom)
+    n = len(planted.xy_px)
+    index, truth, distance = match_points(found.xy_px[:n], planted.xy_px, 8.0)
+    assert len(index) == n
+    assert np.sqrt(np.mean(distance**2)) < 1.0
+    np.testing.assert_allclose((found.xy_px[index] - planted.xy_px[truth]).mean(axis=0), 0, atol=0.35)
+    assert (found.template[index] == 1).mean() > 0.9
+    wrong = (found.psi_deg[index] - planted.psi_deg[truth] + 180) % 360 - 180
+    # The nearest of the angles tried is up to 7.5 degrees off.
+    assert np.median(np.abs(wrong)) < 7.5
+    assert (np.abs(wrong) < 20).mean() > 0.9
+
+
+def test_the_ctf_helps_and_its_sign_is_right(plant: Plant, templates: TemplateSet) -> None:
+    planted = plant(DIAMETER, kind="lobes", noise=0.5)
+    scores = {}
+    for defocus in (planted.defocus_angstrom, None, -planted.defocus_angstrom):
+        found = pick(planted, templates, defocus)
+        index, _, _ = match_points(found.xy_px, planted.xy_px, 8.0)
+        scores[defocus] = float(np.median(found.ncc[index])) if len(index) > len(planted.xy_px) / 2 else 0.0
+    assert scores[planted.defocus_angstrom] > scores[None] + 0.05
+    assert scores[planted.defocus_angstrom] > scores[-planted.defocus_angstrom] + 0.3
+    assert scores[planted.defocus_angstrom] > 0.7
+
+
+def test_round_templates_are_not_turned(plant: Plant, templates: TemplateSet) -> None:
+    planted = plant(DIAMETER, noise=1.0)
+    found = pick(planted, TemplateSet(templates.images[:1], TEMPLATE_PIXEL), planted.defocus_angstrom)
+    assert set(found.psi_deg.tolist()) == {0.0}
+    n = len(planted.xy_px)
+    assert len(match_points(found.xy_px[:n], planted.xy_px, 4.0)[0]) == n
