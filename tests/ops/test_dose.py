@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.ops.dose import compute_critical_exposure, compute_dose_weights
+from vitreous.ops.dose import compute_critical_exposure, compute_dose_basis, compute_dose_weights
 
 K = torch.linspace(0, 0.45, 91, dtype=torch.float64)
 
@@ -56,3 +56,39 @@ def test_weighted_sum_keeps_noise_white() -> None:
 def test_a_dose_must_be_positive(dose: float) -> None:
     with pytest.raises(ValueError, match="positive dose"):
         compute_dose_weights(K, 3, dose, 0.0, 300)
+
+
+@pytest.mark.parametrize(("total", "n_frames"), [(60.0, 40), (100.0, 50), (30.0, 12)])
+@pytest.mark.parametrize("voltage", [300.0, 200.0, 100.0])
+@pytest.mark.parametrize("pre_exposure", [0.0, 8.0])
+def test_few_sums_equal_weights_frame_by_frame(
+    total: float, n_frames: int, voltage: float, pre_exposure: float
+) -> None:
+    k = torch.linspace(0, 0.5, 700, dtype=torch.float64)
+    basis = compute_dose_basis(k, n_frames, total / n_frames, pre_exposure, voltage)
+    assert len(basis.factors) <= 7
+    noise = torch.randn((n_frames, 700), dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    weights = compute_dose_weights(k, n_frames, total / n_frames, pre_exposure, voltage).double()
+    expected = (weights * noise).sum(0) / weights.square().mean(0).sqrt()
+    sums = basis.factors.double().to(noise.dtype) @ noise
+    found = (basis.weighted * sums).sum(0)
+    assert float((found - expected).norm() / expected.norm()) < 2e-4
+    plain = basis.plain.to(sums.dtype) @ sums
+    assert float((plain - noise.sum(0)).norm() / noise.sum(0).norm()) < 2e-4
+    # Ring by ring, where little is left of late frames too.
+    composed = basis.factors.T.double() @ basis.weighted.double()
+    exact = weights / weights.square().mean(0).sqrt()
+    assert float(((composed - exact).square().mean(0).sqrt()).max()) < 2e-3
+
+
+def test_one_frame_needs_one_sum() -> None:
+    basis = compute_dose_basis(torch.linspace(0, 0.5, 20, dtype=torch.float64), 1, 2.0, 0.0, 300.0)
+    assert basis.factors.shape == (1, 1)
+    np.testing.assert_allclose(basis.factors[0, 0] * basis.weighted[0], 1, atol=1e-6)
+    np.testing.assert_allclose(basis.factors[0, 0] * basis.plain[0], 1, atol=1e-6)
+
+
+def test_a_finer_tolerance_takes_more_sums() -> None:
+    k = torch.linspace(0, 0.5, 200, dtype=torch.float64)
+    ranks = [len(compute_dose_basis(k, 50, 2.0, 0.0, 300.0, tolerance).factors) for tolerance in (1e-2, 1e-4, 1e-6)]
+    assert ranks[0] < ranks[1] < ranks[2]

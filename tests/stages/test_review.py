@@ -128,7 +128,7 @@ def test_people_override() -> None:
     rows = {row["particle_id"]: row for row in changed.iter_rows(named=True)}
     assert all(rows[one]["label"] == "positive" and rows[one]["reason"] is None for one in (noise, ice, border))
     assert rows[good]["label"] == "negative"
-    assert rows[good]["reason"] == "score"
+    assert rows[good]["reason"] == "expert"
 
 
 def test_the_last_verdict_on_a_pick_counts() -> None:

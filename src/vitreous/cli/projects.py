@@ -2,7 +2,7 @@
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from vitreous.engine.plan import parse_setting
 from vitreous.engine.project import Project, create_project, open_project
 from vitreous.engine.records import ProjectStatus, read_current_records, read_current_tables, read_status
 from vitreous.errors import ProjectError, SettingError
-from vitreous.model.documents import Facts
+from vitreous.model.documents import Facts, GainOrientation, GainPolarity
 from vitreous.model.params import describe_validation_error
 
 __all__ = ["export", "export_project", "new", "report", "run", "run_project", "status", "update_report"]
@@ -33,7 +33,17 @@ def build_facts(values: dict[str, Any]) -> Facts:
 @project_argument
 @click.option("--movies", metavar="GLOB", help="movies (TIFF, MRC), in quotes")
 @click.option("--micrographs", metavar="GLOB", help="finished micrographs (MRC, TIFF, PNG, JPEG), in quotes")
-@click.option("--gain", metavar="FILE", help="gain reference, multiplied: corrected = raw x gain")
+@click.option("--gain", metavar="FILE", help="gain reference (MRC, TIFF, DM, .gain); multiplied unless found to divide")
+@click.option(
+    "--gain-orientation",
+    type=click.Choice(get_args(GainOrientation)),
+    help="how to turn the gain reference; auto finds it from the movies [default: auto]",
+)
+@click.option(
+    "--gain-polarity",
+    type=click.Choice(get_args(GainPolarity)),
+    help="whether the gain reference multiplies or divides [default: auto]",
+)
 @click.option("--pixel-size", "pixel_size_angstrom", type=float, metavar="A", help="Å per pixel of the files")
 @click.option("--voltage", "voltage_kv", type=float, metavar="KV", help="acceleration voltage, kV [default: 300]")
 @click.option("--cs", "cs_mm", type=float, metavar="MM", help="spherical aberration, mm [default: 2.7]")

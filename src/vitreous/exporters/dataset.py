@@ -36,7 +36,7 @@ class Dataset:
         The row of the entries table; defaults where there is none.
     micrographs
         Those that are not rejected, with `name` (their id, safe in file names), `group` (optics group, from 1 without gaps),
-        `original_pixel_size_angstrom` and what the exposures say.
+        `original_pixel_size_angstrom`, `movie_nx_px`, `movie_ny_px` (of the movie) and what the exposures say.
     positives, negatives, candidates
         Particles of these micrographs by label, ordered as the micrographs, each with its micrograph's columns.
     rejected
@@ -116,11 +116,17 @@ def _number_groups(micrographs: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 def _prepare_micrographs(checked: Mapping[str, pl.DataFrame], root: Path) -> tuple[pl.DataFrame, list[str]]:
     exposures = checked["exposures"].select(
-        "exposure_id", *_FROM_EXPOSURE, original_pixel_size_angstrom="pixel_size_angstrom"
+        "exposure_id",
+        *_FROM_EXPOSURE,
+        movie_nx_px="nx_px",
+        movie_ny_px="ny_px",
+        original_pixel_size_angstrom="pixel_size_angstrom",
     )
     named, renamed = _name_micrographs(checked["micrographs"], root)
     joined = named.join(exposures, on="exposure_id", how="left", maintain_order="left").with_columns(
-        pl.coalesce("original_pixel_size_angstrom", "pixel_size_angstrom")
+        pl.coalesce("original_pixel_size_angstrom", "pixel_size_angstrom"),
+        pl.coalesce("movie_nx_px", "nx_px"),
+        pl.coalesce("movie_ny_px", "ny_px"),
     )
     grouped, split = _number_groups(joined)
     return grouped, [*renamed, *split]

@@ -3,21 +3,21 @@
 Positions are in the frame of the micrograph in memory, as RELION's own.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from vitreous.errors import InputFileError, ProjectError
+from vitreous.errors import ProjectError
 from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset
 from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
 from vitreous.exporters.release import copy_file, link_or_copy, open_release
+from vitreous.exporters.relion_motion import read_track, write_motion
 from vitreous.exporters.sidecar import SIDECAR, describe_dataset
 from vitreous.exporters.summary import ExportSummary
 from vitreous.io.atomic import write_json
+from vitreous.io.mrc import read_mrc, read_mrc_header, write_mrc
 from vitreous.io.star import write_star
 
 __all__ = ["LAYOUT", "export_relion"]
@@ -25,6 +25,8 @@ __all__ = ["LAYOUT", "export_relion"]
 LAYOUT = "relion"
 
 _MICROGRAPHS, _STACKS, _MOTION, _MAPS, _GAIN, _MOVIES = "Micrographs", "Particles", "motion", "maps", "Gain", "Movies"
+_POOR_FIT_PX = 0.3
+_FLOAT16_MODE = 12
 _PICKS_SUFFIX = "_autopick.star"
 _COORDINATES = {
     "y_origin": "top",
@@ -97,10 +99,25 @@ def _describe_gaps(file: str, gaps: Mapping[str, int], columns: Mapping[str, Sta
     ]
 
 
+def _write_image(folder: Path, root: Path, row: Mapping[str, Any]) -> bool:
+    """Link the micrograph, or write it as float32 where it is in half precision; return whether it is."""
+    source, target = root / row["micrograph_path"], folder / f"{row['name']}.mrc"
+    is_half = read_mrc_header(source).mode == _FLOAT16_MODE
+    if is_half:
+        write_mrc(target, read_mrc(source)[0].astype("float32"), row["pixel_size_angstrom"])
+    else:
+        link_or_copy(source, target)
+    return is_half
+
+
 def _write_micrographs(folder: Path, dataset: Dataset) -> list[str]:
     micrographs, warnings = dataset.micrographs, []
-    for path, name in micrographs.select("micrograph_path", "name").iter_rows():
-        link_or_copy(dataset.root / path, folder / _MICROGRAPHS / f"{name}.mrc")
+    n_half = sum(_write_image(folder / _MICROGRAPHS, dataset.root, row) for row in micrographs.iter_rows(named=True))
+    if n_half:
+        warnings.append(
+            f"{n_half} micrographs are in half precision, which RELION 3.1 cannot read: they are written again as float32 and "
+            "take space of their own"
+        )
     fitted = micrographs.filter(pl.col("defocus_u_angstrom").is_not_null())
     if 0 < fitted.height < micrographs.height:
         warnings.append(
@@ -130,56 +147,22 @@ def _write_picks(folder: Path, dataset: Dataset) -> None:
     write_star(folder / "autopick.star", {"coordinate_files": listed})
 
 
-def _read_trajectory(path: Path, n_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the displacement of the content of every frame in x and y, px."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        x, y = (np.asarray(document[f"shift_{axis}_px"], dtype=np.float64) for axis in "xy")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputFileError(
-            path,
-            found=f"a file that cannot be read ({error})",
-            expected="the motion of a movie, in JSON",
-            remedy="Run motion again.",
-        ) from error
-    if x.ndim != 1 or x.shape != y.shape or not len(x) or (n_frames is not None and len(x) != n_frames):
-        raise InputFileError(
-            path,
-            found=f"{x.size} positions in x and {y.size} in y",
-            expected="one of each for each frame" + (f" of {n_frames}" if n_frames is not None else ""),
-            remedy="Run motion again.",
-        )
-    return x, y
-
-
-def _write_motion(path: Path, row: Mapping[str, Any], root: Path) -> None:
-    """Write RELION's description of a movie's motion; its shifts undo the displacement from frame 1."""
-    x, y = _read_trajectory(root / row["trajectory_path"], row["n_frames"])
-    optional = {
-        "rlnMicrographDoseRate": row["dose_per_frame"],
-        "rlnMicrographPreExposure": row["pre_exposure"],
-    }
-    general: dict[str, object] = {
-        "rlnImageSizeX": row["nx_px"],
-        "rlnImageSizeY": row["ny_px"],
-        "rlnImageSizeZ": len(x),
-        "rlnMicrographMovieName": f"{_MOVIES}/{Path(row['movie_path'] or row['name']).name}",
-        **({"rlnMicrographGainName": f"{_GAIN}/{Path(row['gain_path']).name}"} if row["gain_path"] else {}),
-        "rlnMicrographBinning": 1.0,
-        "rlnMicrographOriginalPixelSize": row["original_pixel_size_angstrom"],
-        **{label: value for label, value in optional.items() if value is not None},
-        "rlnVoltage": row["voltage_kv"],
-        "rlnMicrographStartFrame": 1,
-        "rlnMotionModelVersion": 0,
-    }
-    shifts = pl.DataFrame(
-        {
-            "rlnMicrographFrameNumber": range(1, len(x) + 1),
-            "rlnMicrographShiftX": x[0] - x,
-            "rlnMicrographShiftY": y[0] - y,
-        }
-    )
-    write_star(path, {"general": general, "global_shift": shifts})
+def _write_motions(folder: Path, dataset: Dataset) -> list[str]:
+    """Write the motion of each movie; warn where RELION's polynomial does not say it well."""
+    residuals = {}
+    for row in dataset.micrographs.filter(pl.col("trajectory_path").is_not_null()).iter_rows(named=True):
+        track = read_track(dataset.root / row["trajectory_path"], row["n_frames"])
+        movie = f"{_MOVIES}/{Path(row['movie_path'] or row['name']).name}"
+        gain = f"{_GAIN}/{Path(row['gain_path']).name}" if row["gain_path"] else None
+        residuals[row["name"]] = write_motion(folder / f"{row['name']}.star", track, row, movie, gain)
+    poor = [name for name, residual in residuals.items() if residual > _POOR_FIT_PX]
+    if not poor:
+        return []
+    worst = max(poor, key=lambda name: residuals[name])
+    return [
+        f"RELION's polynomial cannot follow the local motion of {len(poor)} movies: it is off by {residuals[worst]:.2f} px (rms) "
+        f"in {worst}; their micrographs are corrected with the whole of it"
+    ]
 
 
 def _write_particles(folder: Path, dataset: Dataset) -> list[str]:
@@ -253,8 +236,7 @@ def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> E
     with open_release(to, LAYOUT) as staging:
         warnings += _write_micrographs(staging, dataset)
         _write_picks(staging, dataset)
-        for row in dataset.micrographs.filter(pl.col("trajectory_path").is_not_null()).iter_rows(named=True):
-            _write_motion(staging / _MOTION / f"{row['name']}.star", row, root)
+        warnings += _write_motions(staging / _MOTION, dataset)
         for gain in dataset.micrographs["gain_path"].drop_nulls().unique().sort():
             copy_file(root / gain, staging / _GAIN / Path(gain).name)
         warnings += _write_particles(staging, dataset)

@@ -5,7 +5,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Decision", "Facts"]
+__all__ = ["Decision", "Facts", "GainOrientation", "GainPolarity"]
+
+GainOrientation = Literal[
+    "auto", "as-is", "rot90", "rot180", "rot270", "flip-x", "flip-y", "transpose", "anti-transpose"
+]
+GainPolarity = Literal["auto", "multiply", "divide"]
 
 
 class Facts(BaseModel):
@@ -17,6 +22,12 @@ class Facts(BaseModel):
     movies: str | None = Field(None, description="glob of movies")
     micrographs: str | None = Field(None, description="glob of finished micrographs")
     gain: str | None = Field(None, description="gain reference (movies only)")
+    gain_orientation: GainOrientation = Field(
+        "auto", description="how the gain reference is turned to lie on the movies; auto: found from the counts"
+    )
+    gain_polarity: GainPolarity = Field(
+        "auto", description="whether the gain reference multiplies or divides; auto: found from the counts"
+    )
     pixel_size_angstrom: float | None = Field(
         None, gt=0, lt=100, description="Å per pixel; needed unless every file's header carries it"
     )
@@ -33,6 +44,8 @@ class Facts(BaseModel):
             raise ValueError("give either movies or micrographs, one of them and not both")
         if self.gain is not None and self.movies is None:
             raise ValueError("a gain reference goes with movies; finished micrographs are corrected already")
+        if self.gain is None and (self.gain_orientation, self.gain_polarity) != ("auto", "auto"):
+            raise ValueError("an orientation or polarity of the gain reference was given, but no gain reference")
         return self
 
 

@@ -143,7 +143,7 @@ PARTICLES = Table(
         Column("template", I, "number of the best template"),
         Column("pick_psi_deg", F, "in-plane angle of the best template, degrees"),
         Column("label", S, "candidate, positive or negative", required=True),
-        Column("reason", S, "why it is negative: score, ice, aggregate, carbon, border, duplicate or class"),
+        Column("reason", S, "why it is negative: score, ice, aggregate, carbon, border, duplicate, class or expert"),
         *_DEFOCUS,
         Column("stack_path", S, "MRC stack with the extracted image, relative to the project"),
         Column("stack_index", I, "position in the stack, from 0"),
@@ -183,7 +183,7 @@ CLASSES = Table(
         Column("resolution_angstrom", F, "Fourier ring correlation of half averages at 0.143, Å"),
         Column("score", F, "quality, 0 to 1"),
         Column("selected", B, "whether it shows particles; null before selection"),
-        Column("reason", S, "why it is not selected"),
+        Column("reason", S, "why it is not selected: resolution, shape, off-centre, strength or expert"),
     ),
 )
 

@@ -134,10 +134,7 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
     negative = (rejected | (pl.col("new_reason") != "")) & ~accepted
     particles = particles.with_columns(
         label=pl.when(negative).then(pl.lit("negative")).otherwise(pl.lit("positive")),
-        reason=pl.when(negative & (pl.col("new_reason") != ""))
-        .then(pl.col("new_reason"))
-        .when(negative)
-        .then(pl.lit("score")),
+        reason=pl.when(rejected).then(pl.lit("expert")).when(negative).then(pl.col("new_reason")),
     ).drop("new_reason")
     return Saved({"particles": particles}, result.warnings)
 
