@@ -98,6 +98,28 @@ def test_value_out_of_range(tmp_path: Path) -> None:
     expect_user_error(done, "voltage_kv", "3.0", "symmetry", "X9")
 
 
+def test_gain_references_as_they_are_said_to_lie(tmp_path: Path) -> None:
+    """The reference of another camera is refused with exit code 2, unless it was said how it lies."""
+    rng = np.random.default_rng(0)
+    gains = 1 + 0.05 * rng.standard_normal((2, 128, 128)).clip(-4, 4)
+    write_mrc(tmp_path / "m.mrcs", rng.poisson(8 / gains[0], (6, 128, 128)).astype(np.int16), 2.0)
+    write_mrc(tmp_path / "gain.mrc", gains[1].astype(np.float32), 2.0)
+    words = ("--movies", tmp_path / "*.mrcs", "--gain", tmp_path / "gain.mrc")
+    done = call("new", tmp_path / "a", *words, "--gain-orientation", "sideways")
+    expect_user_error(done, "'sideways' is not one of", "'auto', 'as-is', 'rot90'")
+    assert call("new", tmp_path / "b", *words).returncode == 0
+    done = call("ingest", tmp_path / "b", "--workers", "1")
+    expect_user_error(done, "gain.mrc: found ", "the movies show nothing", "; expected ", "--gain-orientation as-is")
+    options = ("--gain-orientation", "rot270", "--gain-polarity", "divide")
+    assert call("new", tmp_path / "c", *words, *options).returncode == 0
+    done = call("ingest", tmp_path / "c", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "may be of another camera" in done.stderr
+    (record,) = (tmp_path / "c" / "gain").glob("*.json")
+    found = json.loads(record.read_text(encoding="utf-8"))
+    assert (found["orientation"], found["polarity"]) == ("rot270", "divide")
+
+
 def test_read_only_folder(tmp_path: Path) -> None:
     make_micrograph(tmp_path / "a.mrc")
     done = call("new", "/proc/vitreous", "--micrographs", tmp_path / "a.mrc")

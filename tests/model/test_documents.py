@@ -1,12 +1,14 @@
 """Facts and decisions: what is refused, and that they survive JSON."""
 
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from vitreous.model.documents import Decision, Facts
+from vitreous.model.documents import Decision, Facts, GainOrientation
 from vitreous.model.optics import Optics
+from vitreous.ops.gain_orientation import ORIENTATIONS
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2", "C17", "T", "O", "I"])
@@ -21,6 +23,10 @@ def test_facts_survive_json(symmetry: str) -> None:
         ({}, "either movies or micrographs"),
         ({"movies": "*.tif", "micrographs": "*.mrc"}, "either movies or micrographs"),
         ({"micrographs": "*.mrc", "gain": "gain.mrc"}, "gain reference goes with movies"),
+        ({"movies": "*.tif", "gain": "g.mrc", "gain_orientation": "rot45"}, "gain_orientation"),
+        ({"movies": "*.tif", "gain": "g.mrc", "gain_polarity": "add"}, "gain_polarity"),
+        ({"movies": "*.tif", "gain_orientation": "rot90"}, "no gain reference"),
+        ({"movies": "*.tif", "gain_polarity": "divide"}, "no gain reference"),
         ({"movies": "*.tif", "symmetry": "C0"}, "symmetry"),
         ({"movies": "*.tif", "symmetry": "octahedral"}, "symmetry"),
         ({"movies": "*.tif", "pixel_size_angstrom": 0}, "pixel_size_angstrom"),
@@ -33,6 +39,10 @@ def test_facts_survive_json(symmetry: str) -> None:
 def test_facts_that_cannot_be(values: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Facts.model_validate(values)
+
+
+def test_orientations_are_those_of_the_mathematics() -> None:
+    assert get_args(GainOrientation) == ("auto", *ORIENTATIONS)
 
 
 def test_facts_are_frozen() -> None:

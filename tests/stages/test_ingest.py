@@ -14,7 +14,7 @@ from vitreous.engine.project import create_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.engine.run import run_stage
 from vitreous.errors import InputFileError, UserError
-from vitreous.io.mrc import write_mrc
+from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.tiff import write_tiff
 from vitreous.model.documents import Facts
 from vitreous.model.provenance import Recipe, RecipeStep, RunRecord
@@ -31,13 +31,14 @@ def ingest(root: Path, facts: Facts, params: IngestParams | None = None) -> Save
     """Run the stage as the engine would, with every failure raised."""
     params, inputs, context = params or IngestParams(), Inputs({}, facts=facts), Context(root)
     folder = RunFolder(root, root / "runs" / "001-ingest")
-    rows = []
+    rows, warnings = [], list[str]()
     for item in STAGE.plan(inputs, params, context):
         again = STAGE.item.model_validate_json(item.model_dump_json())
         saved = STAGE.save(STAGE.compute(STAGE.load(again, params, context), params), again, folder)
         rows.append(saved.tables["exposures"])
+        warnings += saved.warnings
     tables = {"entries": empty_table("entries"), "exposures": pl.concat(rows)}
-    return STAGE.collect(inputs, Saved(tables), params)
+    return STAGE.collect(inputs, Saved(tables, tuple(warnings)), params)
 
 
 def run(root: Path, facts: Facts) -> tuple[RunRecord, dict[str, pl.DataFrame]]:
@@ -67,7 +68,7 @@ def test_movies(tmp_path: Path) -> None:
         title="test",
         movies="../data/m*.tif",
         gain="../data/gain.mrc",
-        pixel_size_angstrom=0.83,
+        pixel_size_angstrom=1.2,
         total_dose=30,
         diameter_angstrom=120,
         symmetry="O",
@@ -78,6 +79,9 @@ def test_movies(tmp_path: Path) -> None:
     ]
     exposures = saved.tables["exposures"]
     assert exposures["exposure_id"].to_list() == ["m01", "m2", "m10"]
+    gain = exposures["gain_path"][1]
+    assert gain.startswith("gain/gain-")
+    np.testing.assert_array_equal(read_mrc(root / gain)[0], np.ones((16, 24)))
     assert exposures.row(1, named=True) == {
         "exposure_id": "m2",
         "movie_path": "../data/m2.tif",
@@ -85,14 +89,14 @@ def test_movies(tmp_path: Path) -> None:
         "n_frames": 3,
         "nx_px": 24,
         "ny_px": 16,
-        "pixel_size_angstrom": 0.83,
+        "pixel_size_angstrom": 1.2,
         "voltage_kv": 300,
         "cs_mm": 2.7,
         "amplitude_contrast": 0.1,
         "optics_group": 1,
         "dose_per_frame": 10,
         "pre_exposure": 0,
-        "gain_path": "../data/gain.mrc",
+        "gain_path": gain,
     }
     assert saved.warnings == ()
 
@@ -188,7 +192,7 @@ def test_gain_of_another_size(tmp_path: Path) -> None:
     check_message(error, "gain.mrc", "25x16", "24x16 as m.tif", "--gain")
 
 
-def test_gain_that_is_turned(tmp_path: Path) -> None:
+def test_gain_that_is_turned_and_tells_nothing(tmp_path: Path) -> None:
     write_tiff(tmp_path / "m.tif", MOVIE)
     write_mrc(tmp_path / "gain.mrc", np.ones((24, 16), np.float32), 1.0)
     facts = Facts(movies="*.tif", gain="gain.mrc", pixel_size_angstrom=1.2)
@@ -279,6 +283,16 @@ def test_sizes_that_differ_are_warned_of(tmp_path: Path) -> None:
     assert saved.warnings == (
         "m3: found 24x16, 2 frames, most files are 24x16, 3 frames; check that it belongs to this data set",
     )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_gain_that_is_found_to_be_turned(tmp_path: Path, turned: bool) -> None:
+    gain = (1 + 0.05 * RNG.standard_normal((160, 200)).clip(-4, 4)).astype(np.float32)
+    write_tiff(tmp_path / "m.tif", RNG.poisson(6 / gain, (8, 160, 200)).astype(np.uint8))
+    write_mrc(tmp_path / "gain.mrc", np.rot90(gain) if turned else gain[::-1], 1.2)
+    saved = ingest(tmp_path, Facts(movies="*.tif", gain="gain.mrc", pixel_size_angstrom=1.2))
+    np.testing.assert_array_equal(read_mrc(tmp_path / saved.tables["exposures"]["gain_path"][0])[0], gain)
+    assert ("rot90, multiply" if turned else "flip-y, multiply") in saved.warnings[0]
 
 
 def write_broken(path: Path) -> None:

@@ -17,14 +17,27 @@ from pydantic import Field
 
 from vitreous.errors import InputFileError
 from vitreous.io.images import ImageInfo, find_format, find_stem, probe_image, read_micrograph
-from vitreous.io.movie import read_frames, read_gain
+from vitreous.io.movie import read_frames
 from vitreous.model.documents import Facts
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.model.tables import check_table, empty_table
+from vitreous.stages.gain_choice import GainChoice, choose_gain
+from vitreous.stages.sanity import (
+    check_counts,
+    check_frame_counts,
+    check_frame_dose,
+    check_pixel_size,
+    check_saturation,
+    join_warnings,
+)
+from vitreous.stages.survey import Sample, Survey, choose_sample, read_survey
 
 __all__ = ["STAGE", "IngestParams"]
 
 ENTRY_ID = "entry"
+
+_FRAMES_FOR_GAIN = 40
+_FRAMES_FOR_COUNTS = 10
 
 
 class IngestParams(StageParams):
@@ -41,7 +54,17 @@ class ExposureItem(Item):
     path: str
     is_movie: bool
     facts: Facts
+    gain_path: str | None = None
     gain_shape: tuple[int, int] | None = None
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The row of one file, and doubts about it."""
+
+    frame: pl.DataFrame
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -110,44 +133,48 @@ def _choose_pixel_size(path: Path, info: ImageInfo, given: float | None, max_dif
     return given
 
 
-def _probe_first(names: Sequence[str], root: Path) -> tuple[str, ImageInfo] | None:
-    """Return the first file that can be read, and its size; None where none can."""
-    for name in names:
-        try:
-            return name, probe_image(_locate(root, name))
-        except InputFileError:
-            continue
-    return None
-
-
-def _check_facts(facts: Facts, names: Sequence[str], root: Path) -> tuple[int, int] | None:
-    """Compare the facts with the first file, before any work; return the rows and columns of the gain reference."""
-    if facts.gain is None and facts.pixel_size_angstrom is not None:
-        return None
-    first = _probe_first(names, root)
-    if first is not None:
-        _choose_pixel_size(_locate(root, first[0]), first[1], facts.pixel_size_angstrom, math.inf)
-    if facts.gain is None:
-        return None
-    gain = read_gain(_locate(root, facts.gain))
-    shape = (gain.shape[0], gain.shape[1])
-    if first is not None:
-        _compare_gain(Path(facts.gain), shape, *first)
-    return shape
-
-
-def _compare_gain(path: Path, shape: tuple[int, int], movie: str, info: ImageInfo) -> None:
+def _compare_gain(gain: str, shape: tuple[int, int], movie: str, info: ImageInfo) -> None:
     if shape == (info.ny_px, info.nx_px):
         return
-    remedy = "Check that the file given with --gain belongs to these movies."
-    if shape == (info.nx_px, info.ny_px):
-        remedy = "It fits when turned by 90 degrees: rotate the gain reference (or check which way it was saved)."
     raise InputFileError(
-        path,
-        found=f"a gain reference of {shape[1]}x{shape[0]} pixels",
+        gain,
+        found=f"a gain reference for {shape[1]}x{shape[0]} pixels, as most movies have",
         expected=f"{info.nx_px}x{info.ny_px} as {movie}",
-        remedy=remedy,
+        remedy="Check that the file given with --gain belongs to this movie, or leave the movie out.",
     )
+
+
+def _doubt(samples: Sequence[Sample], survey: Survey | None, facts: Facts) -> tuple[str, ...]:
+    """Compare the facts with the sample, as far as it tells."""
+    if not samples or facts.movies is None:
+        return ()
+    info, doubts = samples[0].info, list[str]()
+    pixel_size = facts.pixel_size_angstrom or info.pixel_size_angstrom
+    if facts.total_dose is not None:
+        dose = facts.total_dose * info.exposure_used
+        doubts += check_frame_dose(dose, info.n_frames)
+        if survey is not None and pixel_size is not None:
+            doubts += check_counts(survey.mean_per_frame, info.n_frames, dose, pixel_size)
+    if survey is not None and survey.zero_frames:
+        doubts.append(
+            f"frames without any count: found {', '.join(survey.zero_frames[:5])} among {survey.n_frames} that were looked at, "
+            "expected counts in all; check the recording, and leave such movies out"
+        )
+    return tuple(doubts)
+
+
+def _look(facts: Facts, names: Sequence[str], root: Path) -> tuple[GainChoice | None, tuple[str, ...]]:
+    """Look at some files before any work: whether the facts agree with them, and how the gain reference lies on them."""
+    samples = choose_sample([(name, _locate(root, name)) for name in names])
+    if samples:
+        _choose_pixel_size(samples[0].path, samples[0].info, facts.pixel_size_angstrom, math.inf)
+    if facts.movies is None:
+        return None, ()
+    survey = read_survey(samples, _FRAMES_FOR_COUNTS if facts.gain is None else _FRAMES_FOR_GAIN)
+    choice = None
+    if facts.gain is not None:
+        choice = choose_gain(facts, _locate(root, facts.gain), samples, survey, root)
+    return choice, (*(choice.warnings if choice is not None else ()), *_doubt(samples, survey, facts))
 
 
 def _plan(inputs: Inputs, params: IngestParams, context: Context) -> list[ExposureItem]:
@@ -164,9 +191,17 @@ def _plan(inputs: Inputs, params: IngestParams, context: Context) -> list[Exposu
                 remedy="Rename one of them, or make the glob match one of them only.",
             )
         by_stem[stem] = name
-    gain_shape = _check_facts(facts, names, context.root)
+    gain, doubts = _look(facts, names, context.root)
     return [
-        ExposureItem(item_id=stem, path=name, is_movie=facts.movies is not None, facts=facts, gain_shape=gain_shape)
+        ExposureItem(
+            item_id=stem,
+            path=name,
+            is_movie=facts.movies is not None,
+            facts=facts,
+            gain_path=facts.gain if gain is None else gain.path,
+            gain_shape=None if gain is None else gain.shape,
+            doubts=doubts,
+        )
         for stem, name in by_stem.items()
     ]
 
@@ -209,10 +244,10 @@ def _check_pixels(exposure: _Exposure) -> None:
         )
 
 
-def _compute(exposure: _Exposure, params: IngestParams) -> pl.DataFrame:
+def _compute(exposure: _Exposure, params: IngestParams) -> _Row:
     item, info, facts = exposure.item, exposure.info, exposure.item.facts
     if facts.gain is not None and item.gain_shape is not None:
-        _compare_gain(Path(facts.gain), item.gain_shape, item.path, info)
+        _compare_gain(facts.gain, item.gain_shape, item.path, info)
     _check_pixels(exposure)
     pixel_size = _choose_pixel_size(exposure.path, info, facts.pixel_size_angstrom, params.max_pixel_size_difference)
     row = {
@@ -227,15 +262,17 @@ def _compute(exposure: _Exposure, params: IngestParams) -> pl.DataFrame:
         "cs_mm": facts.cs_mm,
         "amplitude_contrast": facts.amplitude_contrast,
         "optics_group": 1,
-        "dose_per_frame": None if facts.total_dose is None else facts.total_dose / info.n_frames,
+        "dose_per_frame": None if facts.total_dose is None else facts.total_dose * info.exposure_used / info.n_frames,
         "pre_exposure": 0.0,
-        "gain_path": facts.gain,
+        "gain_path": item.gain_path,
     }
-    return pl.DataFrame([row], schema=empty_table("exposures").schema)
+    doubts = check_saturation(exposure.frames) if item.is_movie else ()
+    frame = pl.DataFrame([row], schema=empty_table("exposures").schema)
+    return _Row(frame, tuple(f"{item.item_id}: {doubt}" for doubt in doubts))
 
 
-def _save(row: pl.DataFrame, item: ExposureItem, folder: RunFolder) -> Saved:
-    return Saved({"entries": empty_table("entries"), "exposures": row})
+def _save(row: _Row, item: ExposureItem, folder: RunFolder) -> Saved:
+    return Saved({"entries": empty_table("entries"), "exposures": row.frame}, (*item.doubts, *row.doubts))
 
 
 def _describe_size(row: dict[str, Any]) -> str:
@@ -263,13 +300,15 @@ def _collect(inputs: Inputs, saved: Saved, params: IngestParams) -> Saved:
         "entries": check_table("entries", pl.DataFrame([entry], schema=empty_table("entries").schema)),
         "exposures": check_table("exposures", exposures),
     }
-    return Saved(tables, (*saved.warnings, *warnings))
+    sizes_px = exposures.select("nx_px", "ny_px", "pixel_size_angstrom").iter_rows()
+    warnings += [*check_frame_counts(exposures), *check_pixel_size(sizes_px)]
+    return Saved(tables, join_warnings((*saved.warnings, *warnings), list(sizes)))
 
 
-STAGE: ItemStage[ExposureItem, IngestParams, _Exposure, pl.DataFrame] = ItemStage(
+STAGE: ItemStage[ExposureItem, IngestParams, _Exposure, _Row] = ItemStage(
     name="ingest",
-    version="1",
-    summary="Find the movies or micrographs, check each file, and note what the project says of them.",
+    version="2",
+    summary="Find the movies or micrographs, check each file and the gain reference, and note what the project says of them.",
     params=IngestParams,
     item=ExposureItem,
     needs=(),
