@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vitreous.ops.median import filter_median
+
 __all__ = ["apply_gain", "compute_gain_misfits", "find_defects", "list_gain_orientations", "replace_defects"]
 
-_BAND_ROWS = 256
 _SAMPLE_PIXELS = 200_000
 _MIDDLE_PX = 2048
 _NEAR_PX = 4
@@ -16,16 +17,6 @@ def apply_gain(frame: Tensor, gain: Tensor | None) -> Tensor:
     """Return `frame` `(ny, nx)` as float32, multiplied by the gain reference where there is one."""
     counts = frame.float()
     return counts if gain is None else counts * gain
-
-
-def _filter_median(image: Tensor) -> Tensor:
-    """Return the median of the 3 x 3 neighbourhood of every pixel, in bands of rows: all at once takes ten times the image."""
-    padded = functional.pad(image[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
-    bands = [
-        padded[start : start + _BAND_ROWS + 2].unfold(0, 3, 1).unfold(1, 3, 1).flatten(-2).median(dim=-1).values
-        for start in range(0, len(image), _BAND_ROWS)
-    ]
-    return torch.cat(bands)
 
 
 def find_defects(mean_frame: Tensor, gain: Tensor | None, n_sigma: float) -> Tensor:
@@ -41,7 +32,7 @@ def find_defects(mean_frame: Tensor, gain: Tensor | None, n_sigma: float) -> Ten
         How many standard deviations from the median of the 3 x 3 neighbourhood is too far; half as many are where less than a
         fifth of the median is counted, since a dead pixel cannot be farther off than the mean.
     """
-    median = _filter_median(mean_frame)
+    median = filter_median(mean_frame)
     residual = mean_frame - median
     # A sample of the pixels is enough for the scale. Where counts are few, most pixels equal the median: the spread without the
     # outermost thousandth then tells more than the median deviation.
