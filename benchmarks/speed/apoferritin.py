@@ -54,7 +54,7 @@ def main() -> None:
         "",
         f"Whole command: {seconds:.0f} s. Final positives against the hand labels (radius 43 px, border 90 px left out): "
         f"F1 {scores['f1']:.3f}, precision {scores['precision']:.3f}, recall {scores['recall']:.3f}.",
-        f"Map: {status['resolution_angstrom']} Å." if status["resolution_angstrom"] else "No map.",
+        f"Map: {status['resolution_angstrom']:.1f} Å." if status["resolution_angstrom"] else "No map.",
     ]
     results = HERE.parent / "results"
     results.mkdir(exist_ok=True)

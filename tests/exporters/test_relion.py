@@ -14,7 +14,7 @@ import pytest
 import starfile
 import torch
 
-from vitreous.errors import InputFileError, ProjectError
+from vitreous.errors import ProjectError
 from vitreous.exporters.relion import export_relion
 from vitreous.io.coordinates import read_coordinates
 from vitreous.io.mrc import read_mrc, write_mrc
@@ -194,33 +194,6 @@ def test_finished_micrographs_without_anything_else(toy_project: Any, tmp_path: 
     assert not (tmp_path / "to" / "motion").exists()
 
 
-def test_motion_star(folder: Path) -> None:
-    blocks = starfile.read(folder / "motion" / "mic_a.star")
-    assert blocks["general"]["rlnMicrographMovieName"] == "Movies/mic_a.tif"
-    assert blocks["general"]["rlnMicrographGainName"] == "Gain/gain.mrc"
-    assert blocks["general"]["rlnMicrographDoseRate"] == 1.25
-    assert blocks["global_shift"]["rlnMicrographFrameNumber"].tolist() == [1, 2, 3]
-    # Content moved to -1.25, 2.5 in x and 3.5, 4.75 in y.
-    assert blocks["global_shift"]["rlnMicrographShiftX"].tolist() == [0, 1.25, -2.5]
-    assert blocks["global_shift"]["rlnMicrographShiftY"].tolist() == [0, -3.5, -4.75]
-
-
-def test_motion_is_counted_from_the_first_frame(toy_project: Any, tmp_path: Path) -> None:
-    path = toy_project.root / "runs" / "002-motion" / "mic_a_motion.json"
-    path.write_text(json.dumps({"shift_x_px": [2.0, 3.0, 5.0], "shift_y_px": [-1.0, -1.0, 1.0]}))
-    export_relion(toy_project.tables, toy_project.root, tmp_path / "to")
-    shifts = read_star(tmp_path / "to" / "motion" / "mic_a.star")["global_shift"]
-    assert shifts.rows() == [(1, 0, 0), (2, -1, 0), (3, -3, -2)]
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '{"shift_x_px": [0, 1]}', '{"shift_x_px": [0, 1], "shift_y_px": [0, 1]}'])
-def test_broken_motion(toy_project: Any, tmp_path: Path, text: str) -> None:
-    (toy_project.root / "runs" / "002-motion" / "mic_a_motion.json").write_text(text)
-    with pytest.raises(InputFileError, match=r"mic_a_motion.json: found .* Run motion again"):
-        export_relion(toy_project.tables, toy_project.root, tmp_path / "to")
-    assert not (tmp_path / "to").exists()
-
-
 def test_movies_of_one_name(toy_project: Any, tmp_path: Path) -> None:
     tables = toy_project.change("exposures", "mic_b", movie_path="day2/mic_a.tif")
     with pytest.raises(ProjectError, match=r"several movies named mic_a.tif"):
@@ -233,6 +206,21 @@ def test_again_keeps_what_relion_wrote(toy_project: Any, folder: Path) -> None:
     export_relion(toy_project.change("micrographs", "mic_b", accepted=False), toy_project.root, folder)
     assert (folder / "Class2D" / "run_it025_data.star").read_text() == "hours of work"
     assert not list(folder.rglob("mic_b*"))
+
+
+def test_half_precision_becomes_float32(toy_project: Any, tmp_path: Path) -> None:
+    source = toy_project.root / "runs" / "002-motion" / "mic_a.mrc"
+    image = read_mrc(source)[0]
+    write_mrc(source, image.astype(np.float16), 1.5)
+    summary = export_relion(toy_project.tables, toy_project.root, tmp_path / "to")
+    assert any("1 micrographs are in half precision" in warning for warning in summary.warnings)
+    for name, tolerance in (("mic_a", 2e-3), ("mic_b", 0)):
+        with mrcfile.open(tmp_path / "to" / "Micrographs" / f"{name}.mrc", permissive=False) as written:
+            assert written.header.mode == 2
+            assert float(written.voxel_size.x) == pytest.approx(1.5)
+            expected = image if name == "mic_a" else read_mrc(source.with_name("mic_b.mrc"))[0]
+            np.testing.assert_allclose(written.data, expected, atol=tolerance)
+    assert read_mrc(source)[0].dtype == np.float16
 
 
 @pytest.mark.relion
@@ -270,42 +258,6 @@ def test_relion_classifies_our_particles(folder: Path) -> None:
     )  # fmt: skip
     data = read_star(folder / "C2D" / "run_it001_data.star")["particles"]
     assert data["rlnImageName"].to_list() == read_star(folder / "particles.star")["particles"]["rlnImageName"].to_list()
-
-
-@pytest.mark.relion
-def test_motion_has_the_sign_and_labels_of_relion(tmp_path: Path, toy_project: Any) -> None:
-    """A movie moved by known steps: RELION measures, in its own file, what ours says of these steps."""
-    rng = np.random.default_rng(0)
-    spectrum = np.fft.rfft2(rng.normal(size=(256, 320)))
-    ky, kx = np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(320)[None]
-    scene = np.fft.irfft2(spectrum * np.exp(-(ky**2 + kx**2) * 60), s=(256, 320))
-    scene *= 5 / scene.std()
-    shift_x, shift_y = [0, -3, -6], [0, 2, 4]
-    frames = [
-        np.roll(scene, (y, x), (0, 1)) + 20 + rng.normal(size=scene.shape)
-        for x, y in zip(shift_x, shift_y, strict=True)
-    ]
-    work = tmp_path / "relion"
-    write_mrc(work / "mov.mrcs", np.stack(frames).astype(np.float32), 1.5)
-    optics = (
-        "data_optics\n\nloop_\n_rlnOpticsGroupName\n_rlnOpticsGroup\n_rlnMicrographOriginalPixelSize\n_rlnVoltage\n"
-        + ("_rlnSphericalAberration\n_rlnAmplitudeContrast\nog 1 1.5 300 2.7 0.1\n\n")
-    )
-    loop = "data_movies\n\nloop_\n_rlnMicrographMovieName\n_rlnOpticsGroup\nmov.mrcs 1\n"
-    (work / "movies.star").write_text(f"# version 30001\n\n{optics}# version 30001\n\n{loop}")
-    run_relion(work, "relion_run_motioncorr", "--i", "movies.star", "--o", "MC/", "--use_own", "--j", "1", "--patch_x", "1",
-               "--patch_y", "1", "--dose_per_frame", "1.25", "--dose_weighting")  # fmt: skip
-    motion = toy_project.root / "runs" / "002-motion" / "mic_a_motion.json"
-    motion.write_text(json.dumps({"shift_x_px": shift_x, "shift_y_px": shift_y}))
-    tables = {**toy_project.tables, "exposures": toy_project.tables["exposures"].with_columns(gain_path=None)}
-    tables["exposures"] = complete_table("exposures", tables["exposures"])
-    export_relion(tables, toy_project.root, tmp_path / "to")
-    theirs, ours = (read_star(path) for path in (work / "MC" / "mov.star", tmp_path / "to" / "motion" / "mic_a.star"))
-    assert {name: frame.columns for name, frame in ours.items()} == {
-        name: frame.columns for name, frame in theirs.items()
-    }
-    difference = ours["global_shift"].to_numpy() - theirs["global_shift"].to_numpy()
-    assert np.abs(difference).max() < 0.3
 
 
 def make_posed_project(root: Path) -> tuple[dict[str, pl.DataFrame], np.ndarray]:

@@ -14,7 +14,7 @@ from vitreous.io.mrc import write_mrc
 from vitreous.model.provenance import FailedItem, RunRecord
 from vitreous.model.tables import check_table, empty_table
 from vitreous.reports.report import write_report
-from vitreous.reports.sections import _shrink, count_labels
+from vitreous.reports.sections import count_labels
 
 OPTICS = {
     "pixel_size_angstrom": 1.5,
@@ -112,12 +112,3 @@ def test_page_of_a_project_with_nothing_done(tmp_path: Path) -> None:
 
 def test_counts_add_up(tables: dict[str, pl.DataFrame]) -> None:
     assert count_labels(tables) == [("negative", "ice", 3), ("positive", "", 3)]
-
-
-def test_shrunk_micrograph_keeps_coordinates() -> None:
-    y, x = np.mgrid[:301, :400]
-    image = np.exp(-((x - 120.0) ** 2 + (y - 200.0) ** 2) / (2 * 12.0**2)).astype(np.float32)
-    small, factor_x, factor_y = _shrink(image, 100)
-    row, column = np.unravel_index(small.argmax(), small.shape)
-    assert (column, row) == (round(120 * factor_x), round(200 * factor_y))
-    assert factor_x == pytest.approx(factor_y, rel=0.02)

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
+
+from vitreous.reports.render import render_png
 
 __all__ = [
     "LABEL_COLOURS",
     "CtfCurve",
     "PickOverlay",
-    "Trajectory",
     "plot_class_gallery",
     "plot_ctf_curve",
     "plot_ctf_overview",
@@ -22,7 +22,6 @@ __all__ = [
     "plot_map_slices",
     "plot_pick_histogram",
     "plot_picks",
-    "plot_trajectories",
 ]
 
 Floats = NDArray[np.float64]
@@ -38,15 +37,6 @@ LABEL_COLOURS = {
     "duplicate": "#bcbd22",
     "class": "#e377c2",
 }
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """Displacement of the content in each frame relative to the first, Å."""
-
-    name: str
-    x_angstrom: Floats
-    y_angstrom: Floats
 
 
 @dataclass(frozen=True)
@@ -75,30 +65,6 @@ class PickOverlay:
     radius_px: float
 
 
-def _to_png(figure: Figure, dpi: int = 100) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def plot_trajectories(trajectories: Sequence[Trajectory]) -> bytes:
-    """Draw whole-frame motion as the paper's Fig. 5: y against x, x and y against the frame number."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    path, along_x, along_y = figure.subplots(1, 3)
-    for track in trajectories:
-        frames = np.arange(1, len(track.x_angstrom) + 1)
-        path.plot(track.x_angstrom, track.y_angstrom, marker=".", markersize=3, linewidth=0.8)
-        along_x.plot(frames, track.x_angstrom, linewidth=0.8)
-        along_y.plot(frames, track.y_angstrom, linewidth=0.8)
-    path.set(xlabel="x (Å)", ylabel="y (Å)", title="trajectory")
-    path.invert_yaxis()
-    path.set_aspect("equal", adjustable="datalim")
-    along_x.set(xlabel="frame", ylabel="x (Å)", title="x against frame")
-    along_y.set(xlabel="frame", ylabel="y (Å)", title="y against frame")
-    return _to_png(figure)
-
-
 def plot_ctf_overview(
     defocus_angstrom: Floats, astigmatism_angstrom: Floats, resolution_angstrom: Floats, accepted: NDArray[np.bool_]
 ) -> bytes:
@@ -106,19 +72,21 @@ def plot_ctf_overview(
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     histogram, astigmatism, resolution = figure.subplots(1, 3)
     micron = defocus_angstrom / 1e4
-    histogram.hist(micron, bins=20, color="#4c78a8")
+    histogram.hist(micron, bins=min(20, max(3, len(micron) // 3)), color="#4c78a8", edgecolor="white")
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
     histogram.set(xlabel="mean defocus (µm)", ylabel="micrographs", title="defocus")
     for axes, values, title in (
         (astigmatism, astigmatism_angstrom, "astigmatism"),
         (resolution, resolution_angstrom, "fit"),
     ):
-        axes.scatter(micron[accepted], values[accepted], s=12, color="#2ca02c", label="accepted")
-        axes.scatter(micron[~accepted], values[~accepted], s=12, color="#d62728", label="not accepted")
+        for chosen, colour, label in ((accepted, "#2ca02c", "accepted"), (~accepted, "#d62728", "not accepted")):
+            if chosen.any():
+                axes.scatter(micron[chosen], values[chosen], s=16, color=colour, label=label)
         axes.set(xlabel="mean defocus (µm)", title=title)
     astigmatism.set_ylabel("U - V (Å)")
     resolution.set_ylabel("CTF fit resolution (Å)")
-    resolution.legend(fontsize=7)
-    return _to_png(figure)
+    resolution.legend(fontsize=8)
+    return render_png(figure)
 
 
 def plot_ctf_curve(curve: CtfCurve) -> bytes:
@@ -134,9 +102,9 @@ def plot_ctf_curve(curve: CtfCurve) -> bytes:
     if np.isfinite(curve.resolution_angstrom):
         label = f"{curve.resolution_angstrom:.1f} Å"
         fit.axvline(1 / curve.resolution_angstrom, color="#2ca02c", linewidth=1, label=label)
-    fit.set(xlabel="spatial frequency (1/Å)", ylim=(-0.6, 1.3), title=curve.name)
-    fit.legend(fontsize=7, loc="lower left", ncols=4)
-    return _to_png(figure)
+    fit.set(xlabel="spatial frequency (1/Å)", ylabel="relative power, correlation", ylim=(-0.75, 1.3), title=curve.name)
+    fit.legend(fontsize=8, loc="lower left", ncols=4)
+    return render_png(figure)
 
 
 def plot_picks(overlay: PickOverlay, side_inch: float = 5.0) -> bytes:
@@ -152,7 +120,7 @@ def plot_picks(overlay: PickOverlay, side_inch: float = 5.0) -> bytes:
     for kind in LABEL_COLOURS:
         chosen = kinds == kind
         if chosen.any():
-            line = 1.0 if kind in {"positive", "candidate"} else 0.6
+            line = 1.6 if kind in {"positive", "candidate"} else 1.0
             axes.scatter(
                 overlay.x_px[chosen],
                 overlay.y_px[chosen],
@@ -163,7 +131,7 @@ def plot_picks(overlay: PickOverlay, side_inch: float = 5.0) -> bytes:
             )
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(ny - 0.5, -0.5))
     axes.axis("off")
-    return _to_png(figure)
+    return render_png(figure)
 
 
 def plot_class_gallery(images: NDArray[np.float32], captions: Sequence[str], selected: Sequence[bool]) -> bytes:
@@ -174,14 +142,14 @@ def plot_class_gallery(images: NDArray[np.float32], captions: Sequence[str], sel
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes, image, caption, chosen in zip(grid, images, captions, selected, strict=False):
         axes.imshow(image, cmap="gray", origin="upper")
-        axes.set_title(caption, fontsize=6.5)
+        axes.set_title(caption, fontsize=8)
         for spine in axes.spines.values():
             spine.set(color="#2ca02c" if chosen else "#d62728", linewidth=2)
     for axes in grid:
         axes.set(xticks=[], yticks=[])
     for axes in grid[len(captions) :]:
         axes.axis("off")
-    return _to_png(figure)
+    return render_png(figure)
 
 
 def plot_pick_histogram(ncc: Floats, power: Floats, kept: NDArray[np.bool_]) -> bytes:
@@ -190,14 +158,18 @@ def plot_pick_histogram(ncc: Floats, power: Floats, kept: NDArray[np.bool_]) -> 
     both, by_label = figure.subplots(1, 2)
     limits = [(np.percentile(values, 0.2) - 1e-6, np.percentile(values, 99.8) + 1e-6) for values in (ncc, power)]
     counts, x_edges, y_edges = np.histogram2d(ncc, power, bins=60, range=limits)
-    mesh = both.pcolormesh(x_edges, y_edges, np.ma.masked_equal(counts.T, 0), cmap="viridis", norm=LogNorm())
-    figure.colorbar(mesh, ax=both, label="candidates")
+    most = max(2, int(counts.max()))
+    shown = np.ma.masked_equal(counts.T, 0)
+    mesh = both.pcolormesh(x_edges, y_edges, shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=most))
+    ticks = [step * 10**power for power in range(7) for step in (1, 2, 5) if step * 10**power <= most]
+    bar = figure.colorbar(mesh, ax=both, label="candidates", ticks=FixedLocator(ticks), format="%g")
+    bar.ax.minorticks_off()
     both.set(xlabel="NCC", ylabel="log10 local power", title="all candidates")
-    by_label.scatter(ncc[~kept], power[~kept], s=2, color="#d62728", label="negative")
-    by_label.scatter(ncc[kept], power[kept], s=2, color="#2ca02c", label="kept")
+    by_label.scatter(ncc[~kept], power[~kept], s=4, color="#d62728", label="negative")
+    by_label.scatter(ncc[kept], power[kept], s=4, color="#2ca02c", label="kept")
     by_label.set(xlabel="NCC", ylabel="log10 local power", title="kept and rejected")
-    by_label.legend(fontsize=7, markerscale=4)
-    return _to_png(figure)
+    by_label.legend(fontsize=8, markerscale=4)
+    return render_png(figure)
 
 
 def plot_fsc(frequency_per_angstrom: Floats, curves: Sequence[tuple[str, Floats]], resolution_angstrom: float) -> bytes:
@@ -212,8 +184,8 @@ def plot_fsc(frequency_per_angstrom: Floats, curves: Sequence[tuple[str, Floats]
         axes.axvline(1 / resolution_angstrom, color="grey", linewidth=0.8)
         axes.set_title(f"gold-standard resolution {resolution_angstrom:.1f} Å at 0.143")
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(-0.2, 1.05), xlim=(0, None))
-    axes.legend(fontsize=7)
-    return _to_png(figure)
+    axes.legend(fontsize=8)
+    return render_png(figure)
 
 
 def plot_map_slices(volume: NDArray[np.float32]) -> bytes:
@@ -228,4 +200,4 @@ def plot_map_slices(volume: NDArray[np.float32]) -> bytes:
         grid[1, axis].set_title(f"projection along {name}", fontsize=8)
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
-    return _to_png(figure)
+    return render_png(figure)

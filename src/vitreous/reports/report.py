@@ -14,6 +14,7 @@ from vitreous import __version__
 from vitreous.io.atomic import write_text
 from vitreous.model.provenance import RunRecord
 from vitreous.reports import sections
+from vitreous.reports.motion_section import draw_motion
 from vitreous.reports.plots import LABEL_COLOURS
 
 __all__ = ["write_report"]
@@ -49,7 +50,7 @@ def write_report(root: Path, title: str, tables: Mapping[str, pl.DataFrame], rec
         The page. It needs no other file and no network.
     """
     groups = [
-        ("Motion", sections.draw_motion(root, tables)),
+        ("Motion", draw_motion(root, tables)),
         ("CTF", sections.draw_ctf(root, tables)),
         ("Micrographs with picks", sections.draw_picks(root, tables)),
         ("Pick scores", sections.draw_scores(tables)),

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
 
 from vitreous.io.mrc import read_mrc
-from vitreous.ops.fourier import apply_fourier_crop_2d, irfft2, rfft2
 from vitreous.reports import plots
+from vitreous.reports.render import shrink_image
 
 __all__ = [
     "count_labels",
     "describe_dataset",
     "draw_classes",
     "draw_ctf",
-    "draw_motion",
     "draw_picks",
     "draw_scores",
     "draw_volume",
@@ -92,23 +89,6 @@ def count_labels(tables: Tables) -> list[tuple[str, str, int]]:
     return [(label, reason or "", n) for label, reason, n in counts.iter_rows()]
 
 
-def draw_motion(root: Path, tables: Tables) -> Pictures:
-    """Draw the trajectories."""
-    if "micrographs" not in tables:
-        return []
-    tracks = []
-    for row in tables["micrographs"].drop_nulls("trajectory_path").iter_rows(named=True):
-        document = json.loads((root / row["trajectory_path"]).read_text())
-        scale = float(document["pixel_size_angstrom"])
-        x, y = (np.asarray(document[name]) * scale for name in ("shift_x_px", "shift_y_px"))
-        tracks.append(plots.Trajectory(row["micrograph_id"], x, y))
-    if not tracks:
-        return []
-    return [
-        (f"Whole-frame motion of {len(tracks)} movies, relative to the first frame", plots.plot_trajectories(tracks))
-    ]
-
-
 def draw_ctf(root: Path, tables: Tables) -> Pictures:
     """Draw the defocus distribution and a few fits."""
     if "micrographs" not in tables:
@@ -135,18 +115,12 @@ def draw_ctf(root: Path, tables: Tables) -> Pictures:
             search_defocus_angstrom=arrays["search_defocus_angstrom"],
             search_score=arrays["search_score"],
         )
-        pictures.append((f"{row['micrograph_id']}: U {row['defocus_u_angstrom']:.0f} Å", plots.plot_ctf_curve(data)))
+        caption = (
+            f"{row['micrograph_id']}: U {row['defocus_u_angstrom']:.0f} Å, V {row['defocus_v_angstrom']:.0f} Å, "
+            f"U at {row['defocus_angle_deg']:.0f}°"
+        )
+        pictures.append((caption, plots.plot_ctf_curve(data)))
     return pictures
-
-
-def _shrink(image: NDArray[np.float32], width_px: int) -> tuple[NDArray[np.float32], float, float]:
-    """Return the image Fourier-cropped to about `width_px` columns, and the factors from old to new x and y."""
-    ny, nx = (size - size % 2 for size in image.shape)
-    factor = min(1.0, width_px / nx)
-    shape = (max(2, 2 * round(ny * factor / 2)), max(2, 2 * round(nx * factor / 2)))
-    trimmed = torch.from_numpy(np.ascontiguousarray(image[:ny, :nx], dtype=np.float32))
-    small = irfft2(apply_fourier_crop_2d(rfft2(trimmed), (ny, nx), shape), shape)
-    return small.numpy(), shape[1] / nx, shape[0] / ny
 
 
 def draw_picks(root: Path, tables: Tables) -> Pictures:
@@ -159,7 +133,7 @@ def draw_picks(root: Path, tables: Tables) -> Pictures:
     pictures: Pictures = []
     for row in _spread(picked.sort("micrograph_id"), MAX_MICROGRAPHS).iter_rows(named=True):
         image, _ = read_mrc(root / row["micrograph_path"])
-        small, factor_x, factor_y = _shrink(image, 480)
+        small, factor_x, factor_y = shrink_image(image, 480)
         own = tables["particles"].filter(pl.col("micrograph_id") == row["micrograph_id"])
         kinds = own.select(
             pl.when(pl.col("label") == "negative").then(pl.col("reason").fill_null("score")).otherwise(pl.col("label"))
