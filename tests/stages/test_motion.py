@@ -196,6 +196,30 @@ def test_weighted_noise_stays_white_and_equals_the_formula(tmp_path: Path) -> No
     np.testing.assert_allclose(found, image, atol=2e-3 * image.std())
 
 
+def test_halves_bins_and_patches_are_written(tmp_path: Path, simulated: Simulated) -> None:
+    write_tiff(tmp_path / "m.tif", simulated.movie)
+    write_mrc(tmp_path / "gain.mrc", simulated.gain, 2.0)
+    params = MotionParams(halves=True, bin_factor=2.0, float16=True)
+    row = correct(tmp_path, list_exposures(gain_path="gain.mrc"), params).tables["micrographs"].row(0, named=True)
+    images = {name: read_mrc(tmp_path / row[f"{name}_path"]) for name in ("even", "odd", "nodw", "micrograph")}
+    for image, header in images.values():
+        assert image.shape == (row["ny_px"], row["nx_px"]) == (256, 320)
+        assert image.dtype == np.float16
+        assert header.pixel_size_angstrom == pytest.approx(row["pixel_size_angstrom"]) == pytest.approx(4.0)
+    even, odd, plain = (images[name][0].astype(np.float32) for name in ("even", "odd", "nodw"))
+    # Half precision has 11 bits.
+    np.testing.assert_allclose(even + odd, plain, rtol=2e-3)
+    found = json.loads((tmp_path / str(row["trajectory_path"])).read_text(encoding="utf-8"))
+    # 1280 x 1024 Å in patches of 500 Å: too few to tell local motion.
+    assert found["local_motion"] is False
+    assert len(found["patch_x_px"]) == len(found["patch_y_px"]) == 4
+    for axis in "xy":
+        shifts = np.array(found[f"patch_shift_{axis}_px"])
+        assert shifts.shape == (4, SETTINGS.n_frames)
+        assert (shifts == 0).all()
+    assert row["local_motion_angstrom"] == 0
+
+
 def test_finished_micrographs_pass_through(tmp_path: Path) -> None:
     image = np.random.default_rng(2).normal(size=(40, 30)).astype(np.float32)
     write_mrc(tmp_path / "m.mrc", image, 1.3)

@@ -1,15 +1,18 @@
 """From the raw frames of a movie to a corrected micrograph: defects, motion, exposure weighting.
 
-The movie is read three times and no frame is Fourier-transformed at full size: it is summed, reduced to align by, and
+The movie is read four times: it is summed, reduced to align by, resampled to measure what is left of the motion of the whole, and
 resampled into the few sums from which the exposure-weighted image follows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vitreous.ops.dose import compute_dose_basis
+from vitreous.ops.fine_motion import refine_shifts
 from vitreous.ops.fourier import apply_fourier_crop_2d, compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.frame_reduce import reduce_frames, sum_raw_frames
 from vitreous.ops.frame_sum import compute_kernel_transfer, compute_tile_centres, sum_frames
@@ -24,6 +27,8 @@ _REDUCED_PIXEL_ANGSTROM = 3.0
 _COARSE_PIXEL_ANGSTROM = 7.0
 _DOSE_PER_GROUP = 1.5
 _DOSE_PER_INTERVAL = 8.0
+_NEAR_DOSE = 5.0
+_MOST_NEAR = 4
 _PATTERN_FRAMES = 4
 _N_RINGS = 2000
 
@@ -182,13 +187,34 @@ def _plan_sums(settings: CorrectionSettings, n_frames: int, k: Tensor) -> tuple[
     return factors, plain, weighted
 
 
+@contextmanager
+def _replaced(frames: Tensor, defects: Tensor) -> Iterator[None]:
+    """Replace defects in all frames, and put back at the end what was there."""
+    places = torch.nonzero(defects.flatten())[:, 0]
+    if len(places) == 0:
+        yield
+        return
+    number = torch.arange(defects.numel(), dtype=torch.int32, device=defects.device).reshape(defects.shape)
+    source = replace_defects(number, defects).flatten()[places].long().to(frames.device)
+    places = places.to(frames.device)
+    # Torch cannot index unsigned 16-bit integers.
+    flat = (frames.view(torch.int16) if frames.dtype == torch.uint16 else frames).view(len(frames), -1)
+    before = flat[:, places]
+    flat[:, places] = flat[:, source]
+    try:
+        yield
+    finally:
+        flat[:, places] = before
+
+
 def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSettings, device: str = "cpu") -> Correction:
     """Correct a movie for defects and motion, and weight its frames by exposure.
 
     Parameters
     ----------
     frames
-        `(n, ny, nx)`, as the camera counts; defects are replaced in it. May stay on the CPU.
+        `(n, ny, nx)`, contiguous, as the camera counts. May stay on the CPU. Defects are replaced in it meanwhile, without a copy
+        of the movie; afterwards it is as before.
     gain
         Gain reference that multiplies, `(ny, nx)`; 0 marks a defect. None: 1.
     settings
@@ -207,28 +233,40 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
         If gain and frames have different shapes, or every pixel is a defect.
     """
     n, ny, nx = frames.shape
+    if gain is not None and gain.shape != (ny, nx):
+        raise ValueError(f"expected a gain of shape {(ny, nx)} as the frames, found {tuple(gain.shape)}")
     factor = torch.ones(ny, nx, device=device) if gain is None else gain.to(device)
     mean_raw = sum_raw_frames(frames).to(device) / n
     defects = find_defects(mean_raw * factor, gain if gain is None else factor, settings.hot_pixel_sigma)
-    if bool(defects.any()):
-        mask = defects.to(frames.device)
-        for frame in frames:
-            frame.copy_(replace_defects(frame, mask))
-        factor = replace_defects(factor, defects)
-    sample = torch.stack([frame.to(device).float() * factor for frame in frames[:: max(1, n // _PATTERN_FRAMES)]])
-    mean = replace_defects(mean_raw, defects) * factor
-    share = compute_pattern_share(mean, sample, n)
-    del sample, mean
-    found, size = _estimate_motion(frames, factor, share, settings)
-    moved = _displace_tiles(found.field, found.shifts_px * size, size, (ny, nx))
-    ky, kx = compute_frequency_2d((ny, nx), settings.pixel_size_angstrom, device)
-    k = torch.sqrt(ky.square() + kx.square())
-    step = float(k.max()) / (_N_RINGS - 1)
-    factors, plain, weighted = _plan_sums(settings, n, torch.arange(_N_RINGS, dtype=torch.float64) * step)
-    sums = sum_frames(frames, factor, moved, factors)
+    factor = replace_defects(factor, defects)
+    with _replaced(frames, defects):
+        sample = torch.stack([frame.to(device).float() * factor for frame in frames[:: max(1, n // _PATTERN_FRAMES)]])
+        share = compute_pattern_share(replace_defects(mean_raw, defects) * factor, sample, n)
+        del sample
+        found, size = _estimate_motion(frames, factor, share, settings)
+        motion = _describe_motion(found, size, (ny, nx))
+        if bool(found.shifts_px.any()):
+            moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
+            near = min(_MOST_NEAR, round(_NEAR_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP)))
+            shifts = refine_shifts(
+                frames,
+                factor,
+                moved,
+                motion.shifts_px,
+                settings.pixel_size_angstrom,
+                n_near=max(1, near),
+                pattern_share=share,
+            )
+            motion = replace(motion, shifts_px=shifts)
+        moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
+        ky, kx = compute_frequency_2d((ny, nx), settings.pixel_size_angstrom, device)
+        k = torch.sqrt(ky.square() + kx.square())
+        step = float(k.max()) / (_N_RINGS - 1)
+        factors, plain, weighted = _plan_sums(settings, n, torch.arange(_N_RINGS, dtype=torch.float64) * step)
+        sums = sum_frames(frames, factor, moved, factors)
     transfer = compute_kernel_transfer((ny, nx), moved).to(device)
     images = _combine(sums, transfer, plain, weighted, torch.round(k / step).short(), settings.bin_factor)
-    return Correction(*images, _describe_motion(found, size, (ny, nx)), int(defects.sum()), mean_raw)
+    return Correction(*images, motion, int(defects.sum()), mean_raw)
 
 
 def _choose_reduced(n: int, bin_factor: float) -> int:

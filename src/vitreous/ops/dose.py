@@ -89,10 +89,11 @@ def compute_dose_basis(
     """
     weights = compute_dose_weights(frequency_per_angstrom, n_frames, dose_per_frame, pre_exposure, voltage_kv).double()
     plain = torch.ones(n_frames, dtype=torch.float64, device=weights.device)
-    together = torch.cat([weights / weights.shape[1] ** 0.5, plain[:, None]], dim=1)
+    norm = (weights.square().sum(dim=0) / n_frames).sqrt()
+    # Of every ring as strong as it will be in the image, lest rings that have faded be told badly.
+    together = torch.cat([weights / norm / weights.shape[1] ** 0.5, plain[:, None]], dim=1)
     left, strength, _ = torch.linalg.svd(together, full_matrices=False)
     missing = strength.square().flip(0).cumsum(0).flip(0).sqrt() / strength.norm()
     rank = max(1, int((missing > tolerance).sum()))
     factors = left[:, :rank].T
-    norm = (weights.square().sum(dim=0) / n_frames).sqrt()
     return DoseBasis(factors.float(), (factors @ (weights / norm)).float(), (factors @ plain).float())

@@ -26,6 +26,7 @@ _TAPS = 6
 _N_PARTS = 32
 _BETA = 10.0
 """Shape of the kernel: aliases are below 1e-3 up to 0.38 cycles per pixel."""
+_LEAST_POWER = 1e-9
 
 
 def _compute_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,7 +67,9 @@ def compute_kernel_transfer(shape: tuple[int, int], displacement_px: Tensor) -> 
         torch.from_numpy(_compute_gain_squared(axis.flatten().double().numpy(), parts))
         for axis in compute_frequency_2d(shape)
     )
-    return (y @ share @ x.T).sqrt().float()
+    power = y @ share @ x.T
+    # Halfway between pixels the kernel passes nothing at Nyquist; rounding errors must not be blown up there.
+    return power.clamp_min(_LEAST_POWER * float(power.max())).sqrt().float()
 
 
 def compute_tile_centres(shape: tuple[int, int]) -> Tensor:

@@ -15,11 +15,11 @@ from vitreous.ops.motion_field import MotionField, Observations, choose_field
 
 __all__ = ["LocalMotion", "LocalMotionSettings", "estimate_local_motion"]
 
-_B_FACTORS = (1500.0, 300.0, 0.0, 0.0)
+_B_FACTORS = (1500.0, 300.0, 0.0)
 """Å², of the extra weight exp(-B k² / 4) in each step: coarse detail first, which is not lost when the step is long."""
 _FINEST_ANGSTROM = 6.5
 _TAPER = 0.12
-_SIGNIFICANT = 3.0
+_SIGNIFICANT = 2.5
 _FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
 _LONGEST_STEP_PX = 2.0
 _NODE_ANGSTROM = 1200.0
@@ -46,7 +46,7 @@ class LocalMotion:
     field
         Local motion to add; None where held-out patches are not explained better with it.
     significance
-        Of the field, in standard errors; above 2 it is used.
+        Of the field, in standard errors: how far held-out patches agree with it.
     patch_y_px, patch_x_px
         Centres of the patches, `(P,)`.
     """
@@ -134,21 +134,33 @@ def _measure(patches: _Patches, moved_px: Tensor, b_factor: float) -> tuple[Tens
 
     Notes
     -----
-    The correlation of a frame with the sum of the others has slope s and mean curvature G; noise gives the slope the variance V.
-    The step measured is s / G, its precision G² / V, their product G s / V. Each frequency weighs by its ratio of signal to
-    noise, which is what the correlation of all patches and frames shows of it.
+    The correlation of a frame with the sum of the others has slope s and mean curvature G, taken as the same in all directions;
+    noise gives the slope the variance V. The step measured is s / G, its precision G² / V, their product G s / V. Each frequency
+    weighs by its ratio of signal to noise, which is what the correlation of all patches and frames shows of it.
     """
     crosses = [_correlate(patches, p, moved) for p, moved in enumerate(moved_px)]
-    real = torch.stack([cross.real.mean(dim=0) for cross in crosses])
+    real = torch.stack([cross.real for cross in crosses])
     imaginary = torch.stack([cross.imag for cross in crosses])
     counts = torch.bincount(patches.ring).clamp_min(1)
-    signal = torch.zeros(len(counts), device=real.device).index_add_(0, patches.ring, real.mean(dim=0)) / counts
+    signal = torch.zeros(len(counts), device=real.device).index_add_(0, patches.ring, real.mean(dim=(0, 1))) / counts
     weights = signal.clamp_min(0)[patches.ring] * torch.exp(-b_factor * patches.k_squared / 4)
-    curvature = ((real * weights) @ patches.angular.square().T).double().clamp_min(0)[:, None]
-    slope = -((imaginary * weights) @ patches.angular.T).double()
-    scatter = (imaginary * weights).square() @ patches.angular.square().T
+    squared = patches.angular.square().T
+    curvature = _estimate_curvature((real @ (weights[:, None] * squared)).double().mean(dim=-1))
+    slope = -(imaginary @ (weights[:, None] * patches.angular.T)).double()
+    scatter = imaginary.square_() @ (weights.square()[:, None] * squared)
     variance = scatter.double().mean(dim=1, keepdim=True).clamp_min(1e-30)
     return (slope * curvature / variance).cpu(), (curvature.square() / variance).expand_as(slope).cpu()
+
+
+def _estimate_curvature(of_frames: Tensor) -> Tensor:
+    """Return the curvature of each patch, `(P, 1, 1)`, from that of its frames `(P, n)`; noise is drawn to the mean of all."""
+    curvature, (n_patches, n) = of_frames.mean(dim=1), of_frames.shape
+    mean = curvature.mean()
+    if n_patches > 1 and n > 1:
+        noise = of_frames.var(dim=1).mean() / n
+        real = (curvature.var() - noise).clamp_min(0)
+        curvature = mean + (curvature - mean) * (real / (real + noise).clamp_min(1e-30))
+    return curvature.clamp_min(0)[:, None, None]
 
 
 def _choose_intervals(
@@ -192,7 +204,7 @@ def estimate_local_motion(
     patches = _cut(frames, shifts_px.double().cpu(), side, pixel_size_angstrom)
     whole = shifts_px.double().cpu()
     still = torch.zeros(len(patches.y), n, 2, dtype=torch.float64)
-    for b_factor in _B_FACTORS:
+    for b_factor in _B_FACTORS[1:]:
         pull, precision = _measure(patches, whole + still, b_factor)
         whole = _step_whole(whole, pull, precision)
     if n < _FEWEST_FRAMES or len(patches.y) < _FEWEST_PATCHES:
@@ -201,7 +213,9 @@ def estimate_local_motion(
     moved, local = whole, still
     for b_factor in _B_FACTORS:
         pull, precision = _measure(patches, moved + local, b_factor)
-        observed = Observations(patches.y, patches.x, pull + precision * local, precision, patches.fold)
+        # What is the same in all frames cannot be measured: it must not pass for agreement between the patches.
+        relative = local - local.mean(dim=1, keepdim=True)
+        observed = Observations(patches.y, patches.x, pull + precision * relative, precision, patches.fold)
         fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
         found = fit.field.evaluate(patches.y, patches.x).transpose(0, 1)
         # What the field does not explain, all patches together say of the whole frame.

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from vitreous.ops.fourier import compute_frequency_2d, compute_radial_mean, compute_shift_phase, irfft2
 
-__all__ = ["compute_pattern_share", "estimate_shifts", "find_peak", "smooth_trajectory"]
+__all__ = ["compute_pattern_share", "estimate_shifts", "find_peak", "smooth_by_precision", "smooth_trajectory"]
 
 _MAX_SEARCHES = 8
 _MAX_REFINEMENTS = 8
@@ -97,6 +97,19 @@ def smooth_trajectory(measured: Tensor, variance: Tensor) -> Tensor:
         `(n, 2)`.
     variance
         Of each coordinate, `(n, 2)`.
+    """
+    return smooth_by_precision(measured, torch.diag_embed(variance.reciprocal().T))
+
+
+def smooth_by_precision(measured: Tensor, precision: Tensor) -> Tensor:
+    """Return the trajectory that explains measured positions best, `(n, 2)`, where their errors may go together.
+
+    Parameters
+    ----------
+    measured
+        `(n, 2)`.
+    precision
+        Inverse of the covariance of each coordinate, `(2, n, n)`; may be singular, as where only differences are known.
 
     Notes
     -----
@@ -112,16 +125,20 @@ def smooth_trajectory(measured: Tensor, variance: Tensor) -> Tensor:
     rise = ((torch.arange(n - 2, device=measured.device) + 0.5) * (4 / n)).clamp_max(1)
     second = second * rise[:, None]
     roughness = second.T @ second
-    weights = variance.reciprocal()
+    scale = precision.diagonal(dim1=-2, dim2=-1).mean()
+    ridge = 1e-9 * scale * torch.eye(n, dtype=measured.dtype, device=measured.device)
+    origin = measured.mean(dim=0)
+    centred = (measured - origin).T[..., None]
     best, least = measured, float("inf")
     for exponent in range(-12, 13):
-        strength = weights.mean() * 10.0 ** (exponent / 2)
-        hats = torch.linalg.solve(torch.diag_embed(weights.T) + strength * roughness, torch.diag_embed(weights.T))
-        smooth = (hats @ measured.T[..., None])[..., 0].T
-        misfit = (weights * (measured - smooth).square()).sum()
+        strength = scale * 10.0 ** (exponent / 2)
+        hats = torch.linalg.solve(precision + ridge + strength * roughness, precision)
+        smooth = hats @ centred
+        rest = centred - smooth
+        misfit = (rest.transpose(1, 2) @ precision @ rest).sum()
         risk = float(misfit + 2 * _CAUTION * hats.diagonal(dim1=-2, dim2=-1).sum())
         if risk < least:
-            best, least = smooth, risk
+            best, least = smooth[..., 0].T + origin, risk
     return best
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 __all__ = ["FieldFit", "MotionField", "Observations", "choose_field", "make_basis"]
 
 _DEGREE = 3
-_TIME_STRENGTHS = (1e-2, 1e-1, 1.0, 1e1, 1e2)
-_SPACE_STRENGTHS = (1e-2, 1e-1, 1.0, 1e1)
+_TIME_STRENGTHS = (1e3, 1e2, 1e1, 1.0, 1e-1)
+_SPACE_STRENGTHS = (1e1, 1.0, 1e-1, 1e-2)
+_CONCESSION = 2.0
+"""Evidence that a smoother field may lack of the best: less is chance."""
 _EARLY_SHARE = 4.0
 
 
@@ -32,7 +34,7 @@ def make_basis(positions: Tensor, low: float, high: float, n_intervals: int) -> 
 
 @dataclass(frozen=True)
 class MotionField:
-    """Local displacement, to be added to that of the whole frame.
+    """Local displacement, to be added to that of the whole frame: what places do not have in common.
 
     Attributes
     ----------
@@ -104,8 +106,8 @@ class FieldFit:
     field
         The field.
     significance
-        Gain in the evidence of patches that were not used in the fit, over that of no local motion, in standard errors over
-        the patches.
+        How well the displacement measured in patches agrees with the field fitted without them, in standard errors: of normal
+        distribution about 0 where nothing moves.
     """
 
     field: MotionField
@@ -125,10 +127,23 @@ def _make_penalties(n_t: int, n_y: int, n_x: int) -> tuple[Tensor, Tensor]:
 
 
 def _solve(normal: Tensor, pull: Tensor, penalty: Tensor) -> Tensor:
-    """Return the coefficients `(n, 2)` of normal matrices `(2, n, n)` and pulls `(2, n)`."""
-    ridge = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None] * torch.eye(normal.shape[-1])
-    solved: Tensor = torch.linalg.solve(normal + penalty + ridge, pull[..., None])
-    return solved[..., 0].T
+    """Return the coefficients `(2, n)` of normal matrices `(2, n, n)` and pulls `(2, n)`."""
+    ridge = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None] + 1e-30
+    factor = torch.linalg.cholesky(normal + penalty + ridge * torch.eye(normal.shape[-1]))
+    return torch.cholesky_solve(pull[..., None], factor)[..., 0]
+
+
+def _sum_up(observed: Observations, chosen: Tensor, in_time: Tensor, in_space: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normal matrices `(2, n, n)` and pulls `(2, n)` of some of the patches, whatever they have in common."""
+    precision, pull, here = observed.precision[chosen], observed.pull[chosen], in_space[chosen]
+    total = precision.sum(dim=0).clamp_min(1e-30)
+    mean = torch.einsum("ps,pfc->cfs", here, precision)
+    of_frames = torch.einsum("ps,pfc,pr->cfsr", here, precision, here)
+    of_frames -= torch.einsum("cfs,cfr,fc->cfsr", mean, mean, 1 / total)
+    pulled = torch.einsum("ps,pfc->cfs", here, pull) - torch.einsum("cfs,fc->cfs", mean, pull.sum(dim=0) / total)
+    normal = torch.einsum("ft,fu,cfsr->ctsur", in_time, in_time, of_frames)
+    size = in_time.shape[1] * in_space.shape[1]
+    return normal.reshape(2, size, size), torch.einsum("ft,cfs->cts", in_time, pulled).reshape(2, size)
 
 
 def choose_field(
@@ -150,37 +165,34 @@ def choose_field(
     Notes
     -----
     With d the measured displacement, L its precision and u the field, the evidence of a patch is the sum of d L u - u L u / 2;
-    it is 0 without local motion. Fields fitted to one half of the patches are judged by the evidence of the other half.
+    it is 0 without local motion. d and u are taken relative to their mean over the patches of the half, weighted by L: that is
+    the motion of the whole frame, whose errors all patches share. Fields fitted to one half of the patches are judged by the
+    evidence of the other half. Where nothing moves, d is independent of the u of the other half, and the sum of d L u has the
+    variance u L u; exchanging the halves gives nearly the same sum again.
     """
     n_t, n_y, n_x = (count + _DEGREE for count in intervals)
     in_time = make_basis(torch.arange(n_frames, dtype=torch.float64), 0, max(n_frames - 1, 1), intervals[0])
     along_y = make_basis(observed.y, 0, size[0], intervals[1])
     along_x = make_basis(observed.x, 0, size[1], intervals[2])
     in_space = torch.einsum("py,px->pyx", along_y, along_x).flatten(1)
-    design = torch.einsum("ft,ps->pfts", in_time, in_space).flatten(2)
-    normals, pulls = [], []
-    for fold in range(2):
-        chosen = observed.fold == fold
-        part, precision = design[chosen].flatten(0, 1), observed.precision[chosen].flatten(0, 1)
-        normals.append(torch.stack([part.T @ (precision[:, [c]] * part) for c in range(2)]))
-        pulls.append((part.T @ observed.pull[chosen].flatten(0, 1)).T)
+    everyone = torch.ones_like(observed.fold, dtype=torch.bool)
+    halves = (observed.fold == 0, observed.fold == 1, everyone)
+    normals, pulls = zip(*(_sum_up(observed, half, in_time, in_space) for half in halves), strict=True)
     rough_time, rough_space = _make_penalties(n_t, n_y, n_x)
-    scale = (normals[0] + normals[1]).diagonal(dim1=-2, dim2=-1).mean()
-    best: tuple[float, Tensor, Tensor] | None = None
+    scale = normals[2].diagonal(dim1=-2, dim2=-1).mean()
+    tried = list[tuple[float, float, Tensor]]()
     for time_strength in _TIME_STRENGTHS:
         for space_strength in _SPACE_STRENGTHS:
             penalty = scale * (time_strength * rough_time + space_strength * rough_space)
-            evidence = torch.zeros(len(observed.y), dtype=torch.float64)
+            agreement, expected = 0.0, 0.0
             for fold in range(2):
-                chosen = observed.fold != fold
-                moved = (design[chosen] @ _solve(normals[fold], pulls[fold], penalty / 2)).squeeze(-1)
-                gain = observed.pull[chosen] * moved - observed.precision[chosen] * moved.square() / 2
-                evidence[chosen] = gain.sum(dim=(1, 2))
-            if best is None or float(evidence.sum()) > best[0]:
-                best = (float(evidence.sum()), evidence, penalty)
-    assert best is not None
-    _, evidence, penalty = best
-    coefficients = _solve(normals[0] + normals[1], pulls[0] + pulls[1], penalty)
-    error = float(evidence.std() * len(evidence) ** 0.5) if len(evidence) > 1 else 0.0
-    field = MotionField(coefficients.reshape(n_t, n_y, n_x, 2), n_frames, *size)
-    return FieldFit(field, float(evidence.sum()) / error if error > 0 else 0.0)
+                moved = _solve(normals[fold], pulls[fold], penalty / 2)
+                agreement += float((pulls[1 - fold] * moved).sum())
+                expected += float(torch.einsum("cn,cnm,cm->", moved, normals[1 - fold], moved))
+            significance = agreement / (2 * expected) ** 0.5 if expected > 0 else 0.0
+            tried.append((agreement - expected / 2, significance, penalty))
+    most = max(evidence for evidence, _, _ in tried)
+    # The strengths come smoothest first.
+    _, significance, chosen = next(trial for trial in tried if trial[0] >= most - _CONCESSION)
+    coefficients = _solve(normals[2], pulls[2], chosen)
+    return FieldFit(MotionField(coefficients.T.reshape(n_t, n_y, n_x, 2), n_frames, *size), significance)
