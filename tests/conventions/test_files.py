@@ -19,7 +19,7 @@ from vitreous.io.movie import read_gain, read_movie
 from vitreous.io.mrc import read_mrc_header, write_mrc
 from vitreous.io.tiff import write_tiff
 from vitreous.ops.boxes import extract_boxes
-from vitreous.ops.gain import apply_gain
+from vitreous.ops.frame_reduce import reduce_frames
 
 SHAPE = (40, 56)
 
@@ -86,16 +86,15 @@ def test_a_gain_in_mrc_fits_a_movie_in_tiff_without_flipping(tmp_path: Path) -> 
     # The camera's software writes the TIFF from the other side.
     raw = np.flipud(6 / gain)[None].astype(np.float32)
     tifffile.imwrite(tmp_path / "m.tif", raw, photometric="minisblack", metadata=None)
-    corrected = apply_gain(
-        torch.from_numpy(read_movie(tmp_path / "m.tif")[0]), torch.from_numpy(read_gain(tmp_path / "gain.mrc"))
-    )
+    movie, factor = read_movie(tmp_path / "m.tif"), read_gain(tmp_path / "gain.mrc")
+    corrected = reduce_frames(torch.from_numpy(movie), torch.from_numpy(factor), 1)
     np.testing.assert_allclose(corrected, 6.0, rtol=1e-6)
 
 
 def test_the_gain_multiplies_the_counts() -> None:
     counts, gain = make_image("uint8"), make_image() / 100
-    corrected = apply_gain(torch.from_numpy(counts), torch.from_numpy(gain))
-    np.testing.assert_allclose(corrected, counts.astype(np.float64) * gain, rtol=1e-6)
+    corrected = reduce_frames(torch.from_numpy(counts)[None], torch.from_numpy(gain), 1)
+    np.testing.assert_allclose(corrected[0], counts.astype(np.float64) * gain, rtol=1e-6)
 
 
 def test_a_stack_of_images_is_no_volume(tmp_path: Path) -> None:

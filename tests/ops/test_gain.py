@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitreous.ops.gain import apply_gain, compute_gain_misfits, find_defects, list_gain_orientations, replace_defects
+from vitreous.ops.gain import find_defects, replace_defects
 
 
 def draw_gain(shape: tuple[int, int], spread: float = 0.03, seed: int = 0) -> Tensor:
@@ -14,16 +14,6 @@ def draw_gain(shape: tuple[int, int], spread: float = 0.03, seed: int = 0) -> Te
 
 def count(expected: Tensor, n_frames: int, seed: int = 0) -> Tensor:
     return torch.poisson(expected.expand(n_frames, -1, -1), torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16, np.float32])
-def test_gain_multiplies(dtype: type) -> None:
-    frame = np.arange(12).reshape(3, 4).astype(dtype)
-    gain = draw_gain((3, 4))
-    corrected = apply_gain(torch.from_numpy(frame), gain)
-    assert corrected.dtype == torch.float32
-    np.testing.assert_allclose(corrected, frame.astype(np.float64) * gain.numpy(), rtol=1e-6)
-    np.testing.assert_array_equal(apply_gain(torch.from_numpy(frame), None), frame)
 
 
 def test_hot_and_dead_pixels_are_found_and_no_others() -> None:
@@ -92,27 +82,3 @@ def test_replacing_is_reproducible_and_leaves_its_input_alone() -> None:
 def test_a_camera_of_defects_only_is_refused() -> None:
     with pytest.raises(ValueError, match="every pixel"):
         replace_defects(torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool))
-
-
-def test_orientations_are_all_different_and_keep_the_shape() -> None:
-    square, oblong = torch.arange(9.0).reshape(3, 3), torch.arange(6.0).reshape(2, 3)
-    turned = list_gain_orientations(square)
-    assert len({tuple(t.flatten().tolist()) for t in turned.values()}) == len(turned) == 8
-    assert {t.shape for t in list_gain_orientations(oblong).values()} == {(2, 3)}
-    assert len(list_gain_orientations(oblong)) == 4
-
-
-@pytest.mark.parametrize("name", list(list_gain_orientations(torch.zeros(2, 2))))
-def test_the_right_orientation_is_found(name: str) -> None:
-    """The reference on disk is turned; `name` turns it back."""
-    on_disk = draw_gain((256, 256))
-    right = list_gain_orientations(on_disk)[name]
-    raw = count(2.0 / right, 20).mean(0)
-    misfits = compute_gain_misfits(raw, on_disk)
-    assert min(misfits, key=lambda key: misfits[key]) == name
-    assert all(misfits[name] < 0.97 * misfit for key, misfit in misfits.items() if key != name)
-
-
-def test_a_corrected_movie_needs_no_gain() -> None:
-    misfits = compute_gain_misfits(count(torch.full((200, 240), 2.0), 20).mean(0), draw_gain((200, 240)))
-    assert min(misfits, key=lambda key: misfits[key]) == "none"

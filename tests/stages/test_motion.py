@@ -154,15 +154,6 @@ def test_the_pattern_of_an_uncorrected_camera_does_not_hold_the_specimen(tmp_pat
     assert rms(path, simulated.path) < 0.25
 
 
-def test_a_flipped_gain_is_noticed(tmp_path: Path, simulated: Simulated) -> None:
-    write_tiff(tmp_path / "m.tif", simulated.movie)
-    write_mrc(tmp_path / "gain.mrc", simulated.gain[::-1], 2.0)
-    warnings = correct(tmp_path, list_exposures(gain_path="gain.mrc")).warnings
-    assert len(warnings) == 1
-    assert "gain.mrc" in warnings[0]
-    assert "rows flipped" in warnings[0]
-
-
 def test_without_motion_the_sum_is_the_sum(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).poisson(3.0, (6, 97, 130)).astype(np.uint8)
     write_mrc(tmp_path / "m.mrc", counts, 2.0)

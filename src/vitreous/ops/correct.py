@@ -15,7 +15,7 @@ from vitreous.ops.dose import compute_dose_basis
 from vitreous.ops.fine_motion import refine_shifts
 from vitreous.ops.fourier import apply_fourier_crop_2d, compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.frame_reduce import reduce_frames, sum_raw_frames
-from vitreous.ops.frame_sum import compute_kernel_transfer, compute_tile_centres, sum_frames
+from vitreous.ops.frame_sum import TILE_SHAPE_PX, compute_kernel_transfer, compute_tile_centres, sum_frames
 from vitreous.ops.gain import find_defects, replace_defects
 from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, estimate_local_motion
 from vitreous.ops.motion import compute_pattern_share, estimate_shifts
@@ -24,12 +24,13 @@ from vitreous.ops.motion_field import MotionField
 __all__ = ["Correction", "CorrectionSettings", "MovieMotion", "correct_movie"]
 
 _REDUCED_PIXEL_ANGSTROM = 3.0
-_COARSE_PIXEL_ANGSTROM = 7.0
+_COARSE_PIXEL_ANGSTROM = 9.0
 _DOSE_PER_GROUP = 1.5
 _DOSE_PER_INTERVAL = 8.0
 _NEAR_DOSE = 5.0
 _MOST_NEAR = 4
 _PATTERN_FRAMES = 4
+_MIDDLE_PX = 2560
 _N_RINGS = 2000
 
 
@@ -104,8 +105,6 @@ class Correction:
         What was corrected.
     n_defects
         Pixels that were replaced.
-    mean_raw
-        Mean of the raw frames.
     """
 
     plain: Tensor
@@ -114,7 +113,6 @@ class Correction:
     odd: Tensor | None
     motion: MovieMotion
     n_defects: int
-    mean_raw: Tensor
 
 
 def _choose_group(settings: CorrectionSettings, n_frames: int) -> int:
@@ -187,6 +185,17 @@ def _plan_sums(settings: CorrectionSettings, n_frames: int, k: Tensor) -> tuple[
     return factors, plain, weighted
 
 
+def _choose_middle(shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the part of a frame that suffices to measure the motion of the whole: whole tiles, of a size quick to transform."""
+    parts = []
+    for n, tile in zip(shape, TILE_SHAPE_PX, strict=True):
+        sizes = [size for size in range(tile, min(n, _MIDDLE_PX) + 1, tile) if find_good_size(size) == size]
+        size = sizes[-1] if sizes else n
+        start = (n - size) // 2 // tile * tile
+        parts.append(slice(start, start + size))
+    return parts[0], parts[1]
+
+
 @contextmanager
 def _replaced(frames: Tensor, defects: Tensor) -> Iterator[None]:
     """Replace defects in all frames, and put back at the end what was there."""
@@ -240,17 +249,21 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
     defects = find_defects(mean_raw * factor, gain if gain is None else factor, settings.hot_pixel_sigma)
     factor = replace_defects(factor, defects)
     with _replaced(frames, defects):
-        sample = torch.stack([frame.to(device).float() * factor for frame in frames[:: max(1, n // _PATTERN_FRAMES)]])
-        share = compute_pattern_share(replace_defects(mean_raw, defects) * factor, sample, n)
-        del sample
+        middle = _choose_middle((ny, nx))
+        sample = frames[:: max(1, n // _PATTERN_FRAMES)][:, *middle].to(device).float() * factor[middle]
+        share = compute_pattern_share(replace_defects(mean_raw, defects)[middle] * factor[middle], sample, n)
         found, size = _estimate_motion(frames, factor, share, settings)
         motion = _describe_motion(found, size, (ny, nx))
         if bool(found.shifts_px.any()):
-            moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
+            tiles = [
+                slice(part.start // tile, -(-part.stop // tile))
+                for part, tile in zip(middle, TILE_SHAPE_PX, strict=True)
+            ]
+            moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))[:, *tiles]
             near = min(_MOST_NEAR, round(_NEAR_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP)))
             shifts = refine_shifts(
-                frames,
-                factor,
+                frames[:, *middle].contiguous(),
+                factor[middle].contiguous(),
                 moved,
                 motion.shifts_px,
                 settings.pixel_size_angstrom,
@@ -266,7 +279,7 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
         sums = sum_frames(frames, factor, moved, factors)
     transfer = compute_kernel_transfer((ny, nx), moved).to(device)
     images = _combine(sums, transfer, plain, weighted, torch.round(k / step).short(), settings.bin_factor)
-    return Correction(*images, motion, int(defects.sum()), mean_raw)
+    return Correction(*images, motion, int(defects.sum()))
 
 
 def _choose_reduced(n: int, bin_factor: float) -> int:
@@ -287,12 +300,13 @@ def _combine(
 
     rank = len(plain)
     totals = [torch.zeros_like(sharpen, dtype=torch.complex64) for _ in range(1 if weighted is None else 2)]
+    number = ring.long()
     for r in range(rank):
-        spectrum = rfft2(sums[r]) * sharpen
-        totals[0] += plain[r] * spectrum
+        spectrum = rfft2(sums[r])
+        totals[0].add_(spectrum, alpha=float(plain[r]))
         if weighted is not None:
-            totals[1] += weighted[r].to(sums.device)[ring.long()] * spectrum
-    images = [finish(total) for total in totals]
+            totals[1].add_(spectrum.mul_(weighted[r].to(sums.device)[number]))
+    images = [finish(total.mul_(sharpen)) for total in totals]
     halves = [finish(rfft2(part) * sharpen) for part in sums[rank:]]
     even, odd = halves if halves else (None, None)
     return images[0], images[1] if weighted is not None else None, even, odd

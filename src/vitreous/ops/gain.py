@@ -1,22 +1,14 @@
-"""Gain correction, and pixels of the camera that count wrongly."""
+"""Pixels of the camera that count wrongly."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vitreous.ops.median import filter_median
 
-__all__ = ["apply_gain", "compute_gain_misfits", "find_defects", "list_gain_orientations", "replace_defects"]
+__all__ = ["find_defects", "replace_defects"]
 
 _SAMPLE_PIXELS = 200_000
-_MIDDLE_PX = 2048
 _NEAR_PX = 4
-
-
-def apply_gain(frame: Tensor, gain: Tensor | None) -> Tensor:
-    """Return `frame` `(ny, nx)` as float32, multiplied by the gain reference where there is one."""
-    counts = frame.float()
-    return counts if gain is None else counts * gain
 
 
 def find_defects(mean_frame: Tensor, gain: Tensor | None, n_sigma: float) -> Tensor:
@@ -81,57 +73,3 @@ def replace_defects(frame: Tensor, defects: Tensor) -> Tensor:
     result = frame.clone()
     result[rows, columns] = frame[source_y, source_x]
     return result
-
-
-def list_gain_orientations(gain: Tensor) -> dict[str, Tensor]:
-    """Return the gain reference in every orientation that keeps its shape, by name; the first is as it is."""
-    square = gain.shape[0] == gain.shape[1]
-    turned = {
-        "as given": gain,
-        "turned by 180°": gain.flip(0, 1),
-        "rows flipped": gain.flip(0),
-        "columns flipped": gain.flip(1),
-    }
-    if square:
-        turned |= {
-            "transposed": gain.T,
-            "turned by 90°": torch.rot90(gain, 1),
-            "turned by -90°": torch.rot90(gain, -1),
-            "transposed and turned by 180°": torch.rot90(gain.T, 2),
-        }
-    return turned
-
-
-def _cut_middle(image: Tensor) -> Tensor:
-    """Return the middle of an image, the same part however the image is flipped or turned."""
-    ny, nx = (min(n, _MIDDLE_PX + n % 2) for n in image.shape)
-    top, left = (image.shape[0] - ny) // 2, (image.shape[1] - nx) // 2
-    return image[top : top + ny, left : left + nx]
-
-
-def compute_gain_misfits(mean_raw: Tensor, gain: Tensor) -> dict[str, float]:
-    """Return, for each orientation of the gain and for `none`, how much pixel-to-pixel structure it leaves.
-
-    The right reference takes out the camera's fixed pattern. The measure is the mean square of the difference between the
-    corrected mean and its 3 x 3 mean, clipped at its 99th percentile for the sake of defects, relative to the mean, in the middle
-    of the frame.
-
-    Parameters
-    ----------
-    mean_raw
-        Mean of the raw frames, `(ny, nx)`.
-    gain
-        Gain reference, `(ny, nx)`.
-    """
-
-    def measure(image: Tensor) -> float:
-        smooth = functional.avg_pool2d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-        residual = (image - smooth) / image.mean()
-        limit = residual.flatten()[:: max(1, residual.numel() // _SAMPLE_PIXELS)].abs().quantile(0.99)
-        return float(residual.clamp(-limit, limit).square().mean())
-
-    middle = _cut_middle(mean_raw)
-    misfits = {"none": measure(middle)}
-    for name, turned in list_gain_orientations(gain).items():
-        misfits[name] = measure(middle * _cut_middle(turned))
-    return misfits

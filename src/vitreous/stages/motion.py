@@ -22,12 +22,10 @@ from vitreous.io.movie import read_gain, read_movie
 from vitreous.io.mrc import write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.correct import Correction, CorrectionSettings, MovieMotion, correct_movie
-from vitreous.ops.gain import compute_gain_misfits
 
 __all__ = ["STAGE", "MotionParams"]
 
 _EARLY_DOSE = 4.0
-_GAIN_CLEARLY_BETTER = 0.9
 
 
 class MotionParams(StageParams):
@@ -80,7 +78,6 @@ class _Corrected:
     micrograph: Tensor
     correction: Correction | None
     float16: bool
-    warnings: tuple[str, ...] = ()
 
 
 def _plan(inputs: Inputs, params: MotionParams, context: Context) -> Sequence[ExposureItem]:
@@ -100,9 +97,8 @@ def _load(item: ExposureItem, params: MotionParams, context: Context) -> _Loaded
     frames = read_movie(path)
     gain = None
     if item.gain_path is not None:
-        gain = torch.from_numpy(
-            read_gain(context.root / item.gain_path, movie=path, shape=(frames.shape[1], frames.shape[2]))
-        ).to(context.device)
+        # As ingest wrote it: it multiplies, in the movie's orientation and size.
+        gain = torch.from_numpy(read_gain(context.root / item.gain_path)).to(context.device)
     _check_frames(path, item, frames, gain)
     # Torch takes the machine's own byte order only.
     return _Loaded(item, frames.astype(frames.dtype.newbyteorder("="), copy=False), gain, context.device)
@@ -152,21 +148,8 @@ def _compute(loaded: _Loaded, params: MotionParams) -> _Corrected:
         halves=params.halves,
     )
     correction = correct_movie(torch.from_numpy(loaded.frames), loaded.gain, settings, loaded.device)
-    warnings = () if loaded.gain is None else _check_gain(item, correction.mean_raw, loaded.gain)
     micrograph = correction.plain if correction.weighted is None else correction.weighted
-    return _Corrected(item, micrograph, correction, params.float16, warnings)
-
-
-def _check_gain(item: ExposureItem, mean_raw: Tensor, gain: Tensor) -> tuple[str, ...]:
-    misfits = compute_gain_misfits(mean_raw, gain)
-    best = min(misfits, key=lambda name: misfits[name])
-    if misfits[best] > _GAIN_CLEARLY_BETTER * misfits["as given"]:
-        return ()
-    what = "without it" if best == "none" else f"{best}"
-    return (
-        f"gain {item.gain_path}: the pattern of the camera is taken out better {what} than as given "
-        f"({misfits[best]:.3g} left instead of {misfits['as given']:.3g}); check its orientation",
-    )
+    return _Corrected(item, micrograph, correction, params.float16)
 
 
 def _measure_motion(item: ExposureItem, motion: MovieMotion) -> dict[str, float]:
@@ -231,7 +214,7 @@ def _save(result: _Corrected, item: ExposureItem, folder: RunFolder) -> Saved:
             row["nodw_path"] = write(correction.plain, "_nodw")
         if correction.even is not None and correction.odd is not None:
             row |= {"even_path": write(correction.even, "_even"), "odd_path": write(correction.odd, "_odd")}
-    return Saved({"micrographs": pl.DataFrame([row])}, result.warnings)
+    return Saved({"micrographs": pl.DataFrame([row])})
 
 
 def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
@@ -244,7 +227,7 @@ def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
 
 STAGE = ItemStage(
     name="motion",
-    version="3",
+    version="4",
     summary="Correct movies for gain, defects and motion, whole-frame and local, and weight frames by exposure.",
     params=MotionParams,
     item=ExposureItem,
