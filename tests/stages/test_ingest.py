@@ -97,6 +97,8 @@ def test_movies(tmp_path: Path) -> None:
         "dose_per_frame": 10,
         "pre_exposure": 0,
         "gain_path": gain,
+        "defects_path": None,
+        "eer_upsampling": None,
     }
     assert saved.warnings == ()
 

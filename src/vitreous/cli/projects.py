@@ -44,6 +44,13 @@ def build_facts(values: dict[str, Any]) -> Facts:
     type=click.Choice(get_args(GainPolarity)),
     help="whether the gain reference multiplies or divides [default: auto]",
 )
+@click.option("--defects", metavar="FILE", help="map or list of bad pixels (MRC, TIFF; text of UCSF or SerialEM)")
+@click.option(
+    "--eer-fractions", type=int, metavar="N", help="fractions that an EER movie is divided into [default: 40]"
+)
+@click.option(
+    "--eer-upsampling", type=click.Choice(["1", "2"]), help="EER: 2 renders a grid twice as fine [default: 1]"
+)
 @click.option("--pixel-size", "pixel_size_angstrom", type=float, metavar="A", help="Å per pixel of the files")
 @click.option("--voltage", "voltage_kv", type=float, metavar="KV", help="acceleration voltage, kV [default: 300]")
 @click.option("--cs", "cs_mm", type=float, metavar="MM", help="spherical aberration, mm [default: 2.7]")

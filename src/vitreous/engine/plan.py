@@ -59,8 +59,8 @@ def resolve_inputs(stage: Stage, earlier: Sequence[RunRecord]) -> dict[str, RunR
 def _fingerprint_files(root: Path, facts: Facts) -> list[tuple[str, int, int]]:
     """Return name, size and time of every input file, so that a changed file makes a new run."""
     names = sorted(glob.glob(str(root / (facts.movies or facts.micrographs or "")), recursive=True))  # noqa: PTH207
-    if facts.gain is not None and (root / facts.gain).is_file():
-        names = [*names, str(root / facts.gain)]
+    extras = [str(root / name) for name in (facts.gain, facts.defects) if name is not None]
+    names += [name for name in extras if Path(name).is_file()]
     return [(Path(name).name, (status := Path(name).stat()).st_size, status.st_mtime_ns) for name in names]
 
 

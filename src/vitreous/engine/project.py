@@ -60,7 +60,7 @@ def create_project(root: Path, facts: Facts, recipe: Recipe = DEFAULT_RECIPE) ->
     ProjectError
         If there is a project already.
     InputFileError
-        If a glob matches nothing, the gain does not exist, or the folder cannot be written.
+        If a glob matches nothing, the gain or the list of defects does not exist, or the folder cannot be written.
     """
     root = root.expanduser().absolute()
     if (root / FACTS_FILE).exists():
@@ -71,7 +71,7 @@ def create_project(root: Path, facts: Facts, recipe: Recipe = DEFAULT_RECIPE) ->
     root = root.resolve()
     changed = {
         name: _make_relative(value, root)
-        for name in ("movies", "micrographs", "gain")
+        for name in ("movies", "micrographs", "gain", "defects")
         if (value := getattr(facts, name)) is not None
     }
     for name, pattern in changed.items():

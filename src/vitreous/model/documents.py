@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["Decision", "Facts", "GainOrientation", "GainPolarity"]
 
@@ -28,6 +28,9 @@ class Facts(BaseModel):
     gain_polarity: GainPolarity = Field(
         "auto", description="whether the gain reference multiplies or divides; auto: found from the counts"
     )
+    defects: str | None = Field(None, description="map or list of the camera's bad pixels (movies only)")
+    eer_fractions: int = Field(40, ge=2, le=10_000, description="fractions that an EER movie is divided into")
+    eer_upsampling: Literal[1, 2] = Field(1, description="EER: 1 for the detector's pixels, 2 for a grid twice as fine")
     pixel_size_angstrom: float | None = Field(
         None, gt=0, lt=100, description="Å per pixel; needed unless every file's header carries it"
     )
@@ -38,12 +41,19 @@ class Facts(BaseModel):
     diameter_angstrom: float | None = Field(None, gt=0, description="particle diameter, Å; estimated when not given")
     symmetry: str = Field("C1", pattern=r"^([CD][1-9][0-9]?|T|O|I)$", description="point group")
 
+    @field_validator("eer_upsampling", mode="before")
+    @classmethod
+    def _read_word(cls, value: object) -> object:
+        return int(value) if value in ("1", "2") else value
+
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> "Facts":
         if (self.movies is None) == (self.micrographs is None):
             raise ValueError("give either movies or micrographs, one of them and not both")
         if self.gain is not None and self.movies is None:
             raise ValueError("a gain reference goes with movies; finished micrographs are corrected already")
+        if self.defects is not None and self.movies is None:
+            raise ValueError("a list of bad pixels goes with movies; finished micrographs are corrected already")
         if self.gain is None and (self.gain_orientation, self.gain_polarity) != ("auto", "auto"):
             raise ValueError("an orientation or polarity of the gain reference was given, but no gain reference")
         return self

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vitreous.errors import InputFileError
+from vitreous.io.defects import read_defects
+from vitreous.io.eer import EerRendering
 from vitreous.io.images import ImageInfo, find_format, find_stem, probe_image, read_micrograph
 from vitreous.io.movie import read_frames
 from vitreous.model.documents import Facts
@@ -163,13 +165,19 @@ def _doubt(samples: Sequence[Sample], survey: Survey | None, facts: Facts) -> tu
     return tuple(doubts)
 
 
+def _choose_rendering(facts: Facts) -> EerRendering:
+    return EerRendering(n_fractions=facts.eer_fractions, upsampling=facts.eer_upsampling)
+
+
 def _look(facts: Facts, names: Sequence[str], root: Path) -> tuple[GainChoice | None, tuple[str, ...]]:
     """Look at some files before any work: whether the facts agree with them, and how the gain reference lies on them."""
-    samples = choose_sample([(name, _locate(root, name)) for name in names])
+    samples = choose_sample([(name, _locate(root, name)) for name in names], _choose_rendering(facts))
     if samples:
         _choose_pixel_size(samples[0].path, samples[0].info, facts.pixel_size_angstrom, math.inf)
     if facts.movies is None:
         return None, ()
+    if facts.defects is not None and samples:
+        read_defects(_locate(root, facts.defects), (samples[0].info.ny_px, samples[0].info.nx_px))
     survey = read_survey(samples, _FRAMES_FOR_COUNTS if facts.gain is None else _FRAMES_FOR_GAIN)
     choice = None
     if facts.gain is not None:
@@ -221,10 +229,11 @@ def _check_kind(path: Path, item: ExposureItem, info: ImageInfo) -> None:
 
 def _load(item: ExposureItem, params: IngestParams, context: Context) -> _Exposure:
     path = _locate(context.root, item.path)
-    info = probe_image(path)
+    rendering = _choose_rendering(item.facts)
+    info = probe_image(path, rendering)
     _check_kind(path, item, info)
     # The header says whether a movie is whole; its ends say whether it can be decoded.
-    frames = read_frames(path, [0, -1]) if item.is_movie else read_micrograph(path)[0][None]
+    frames = read_frames(path, [0, -1], rendering) if item.is_movie else read_micrograph(path)[0][None]
     return _Exposure(path, item, info, frames)
 
 
@@ -265,6 +274,8 @@ def _compute(exposure: _Exposure, params: IngestParams) -> _Row:
         "dose_per_frame": None if facts.total_dose is None else facts.total_dose * info.exposure_used / info.n_frames,
         "pre_exposure": 0.0,
         "gain_path": item.gain_path,
+        "defects_path": facts.defects,
+        "eer_upsampling": facts.eer_upsampling if find_format(exposure.path) == "EER" else None,
     }
     doubts = check_saturation(exposure.frames) if item.is_movie else ()
     frame = pl.DataFrame([row], schema=empty_table("exposures").schema)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from vitreous.errors import InputFileError
 from vitreous.io.atomic import write_json
+from vitreous.io.defects import read_defects
+from vitreous.io.eer import EerRendering
 from vitreous.io.images import read_micrograph
 from vitreous.io.movie import read_gain, read_movie
 from vitreous.io.mrc import write_mrc
@@ -54,6 +57,8 @@ class ExposureItem(Item):
     movie_path: str | None
     micrograph_path: str | None
     gain_path: str | None
+    defects_path: str | None
+    eer_upsampling: Literal[1, 2] | None
     n_frames: int
     pixel_size_angstrom: float
     voltage_kv: float
@@ -94,12 +99,17 @@ def _load(item: ExposureItem, params: MotionParams, context: Context) -> _Loaded
         image, _ = read_micrograph(context.root / item.micrograph_path)
         return _Loaded(item, image[None], None, context.device)
     path = Path(os.path.normpath(context.root / item.movie_path))
-    frames = read_movie(path)
-    gain = None
+    frames = read_movie(path, EerRendering(n_fractions=item.n_frames, upsampling=item.eer_upsampling or 1))
+    gain: Tensor | None = None
     if item.gain_path is not None:
         # As ingest wrote it: it multiplies, in the movie's orientation and size.
         gain = torch.from_numpy(read_gain(context.root / item.gain_path)).to(context.device)
     _check_frames(path, item, frames, gain)
+    if item.defects_path is not None:
+        shape = (frames.shape[1], frames.shape[2])
+        bad = torch.from_numpy(read_defects(context.root / item.defects_path, shape)).to(context.device)
+        # A pixel without gain is a defect.
+        gain = (torch.ones(shape, device=context.device) if gain is None else gain).masked_fill(bad, 0.0)
     # Torch takes the machine's own byte order only.
     return _Loaded(item, frames.astype(frames.dtype.newbyteorder("="), copy=False), gain, context.device)
 

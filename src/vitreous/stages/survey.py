@@ -1,7 +1,7 @@
 """A first look at the movies of a data set: the sum of a few frames of a few movies, the same every time."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitreous.errors import InputFileError
 from vitreous.io.compressed import COMPRESSED_SUFFIXES
+from vitreous.io.eer import EerRendering
 from vitreous.io.images import ImageInfo, probe_image
 from vitreous.io.movie import read_frames
 
@@ -22,11 +23,12 @@ _MAX_MOVIES = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """A movie that is looked at: as it is called, where it lies, and what its header says."""
+    """A movie that is looked at: as it is called, where it lies, what its header says, and how it is rendered if it is EER."""
 
     name: str
     path: Path
     info: ImageInfo
+    rendering: EerRendering
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,22 @@ def _spread(n: int, n_wanted: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, n - 1, min(n, n_wanted))})
 
 
-def choose_sample(files: Sequence[tuple[str, Path]]) -> list[Sample]:
+def choose_sample(files: Sequence[tuple[str, Path]], rendering: EerRendering) -> list[Sample]:
     """Return up to ten of the files that can be opened, evenly spread and all of the most frequent size; [] if there are none."""
     spread = _spread(len(files), _MAX_MOVIES)
     others = (i for i in range(len(files)) if i not in set(spread))
-    samples = list(_probe([files[i] for i in spread]))
+    samples = list(_probe([files[i] for i in spread], rendering))
     if not samples:
-        samples = [sample for _, sample in zip(range(1), _probe(files[i] for i in others), strict=False)]
+        samples = [sample for _, sample in zip(range(1), _probe((files[i] for i in others), rendering), strict=False)]
     sizes = Counter((sample.info.ny_px, sample.info.nx_px) for sample in samples)
     usual = sizes.most_common(1)[0][0] if sizes else None
     return [sample for sample in samples if (sample.info.ny_px, sample.info.nx_px) == usual]
 
 
-def _probe(files: Iterator[tuple[str, Path]] | Sequence[tuple[str, Path]]) -> Iterator[Sample]:
+def _probe(files: Iterable[tuple[str, Path]], rendering: EerRendering) -> Iterator[Sample]:
     for name, path in files:
         try:
-            yield Sample(name, path, probe_image(path))
+            yield Sample(name, path, probe_image(path, rendering), rendering)
         except InputFileError:
             # A file that cannot be read is a failed row later, with its reason.
             continue
@@ -94,7 +96,7 @@ def read_survey(samples: Sequence[Sample], n_frames: int) -> Survey | None:
             # All that lies before a frame has to be decompressed.
             numbers = list(range(len(numbers)))
         try:
-            frames = read_frames(sample.path, numbers)
+            frames = read_frames(sample.path, numbers, sample.rendering)
         except InputFileError:
             continue
         added = frames.sum(axis=0, dtype=np.float32)
