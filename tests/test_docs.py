@@ -48,8 +48,10 @@ SUBSTITUTIONS = {
 """What stands in for the reader's data, and for what takes long."""
 
 PREPARED = {
+    "docs/how-to/compare.md": "myproject",
     "docs/how-to/evaluate.md": "myproject",
     "docs/how-to/export.md": "myproject",
+    "docs/how-to/training.md": "myproject",
     "docs/reference/tables.md": "myproject",
     "docs/tutorials/demo.md": "demo/project",
 }

@@ -42,6 +42,10 @@ def test_help_lists_every_command() -> None:
         "report",
         "export",
         "evaluate",
+        "compare",
+        "agree",
+        "import",
+        "statistics",
         "simulate",
         "demo",
         "formats",
@@ -165,7 +169,7 @@ def test_unknown_export_format(tmp_path: Path) -> None:
     make_micrograph(tmp_path / "a.mrc")
     assert call("new", tmp_path / "p", "--micrographs", tmp_path / "a.mrc").returncode == 0
     expect_user_error(
-        call("export", tmp_path / "p", "--format", "xls", "--to", tmp_path / "o"), "xls", "cryoppp, relion"
+        call("export", tmp_path / "p", "--format", "xls", "--to", tmp_path / "o"), "xls", "cryoppp, cryosparc"
     )
     expect_user_error(call("export", tmp_path / "p", "--format", "relion", "--to", tmp_path / "o"), "no particles")
 

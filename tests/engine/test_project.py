@@ -22,8 +22,8 @@ def test_facts_come_back_and_globs_are_relative(tmp_path: Path, monkeypatch: pyt
     assert opened.facts.movies == "../../data/*/*.tif"
     assert opened.facts.gain == "../../data/session 1/a.tif"
     assert opened.facts.model_copy(update={"movies": facts.movies, "gain": facts.gain}) == facts
-    assert [step.stage for step in opened.recipe.steps][:4] == ["ingest", "motion", "ctf", "pick"]
-    assert opened.recipe.steps[3].params == {"method": "blob"}
+    assert [step.stage for step in opened.recipe.steps][:5] == ["ingest", "motion", "ctf", "curate", "pick"]
+    assert opened.recipe.steps[4].params == {"method": "blob"}
 
 
 def test_project_moves_with_its_data(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vitreous.io.mrc import write_mrc
+from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.tables import complete_table
 
 NX, NY, BOX, PIXEL = 160, 120, 24, 1.5
@@ -42,6 +42,12 @@ class ToyProject:
             for name, value in values.items()
         )
         return {**self.tables, table: changed}
+
+    def set_pixel_size(self, name: str, pixel_size_angstrom: float) -> dict[str, pl.DataFrame]:
+        """Write the micrograph again with another pixel size, and return the tables that say so."""
+        path = self.root / "runs" / "002-motion" / f"{name}.mrc"
+        write_mrc(path, read_mrc(path)[0], pixel_size_angstrom)
+        return self.change("micrographs", name, pixel_size_angstrom=pixel_size_angstrom)
 
 
 POSITIVES = {

@@ -44,7 +44,7 @@ def folder(toy_project: Any, tmp_path: Path) -> Path:
 def test_folders(folder: Path, list_files: Callable[[Path], set[str]]) -> None:
     names = ("mic_a", "mic_b", "mic_empty")
     assert list_files(folder) == {
-        "dataset.json",
+        *("README.md", "checksums.sha256", "croissant.json", "dataset.json", "particles.csv"),
         "gain/gain.mrc",
         *(f"micrographs/{name}.mrc" for name in names),
         *(f"particles_stack/{name}_particles.mrc" for name in names[:2]),
@@ -162,9 +162,7 @@ def test_again_leaves_nothing_stale(toy_project: Any, tmp_path: Path, list_files
 
 def test_refuses_several_pixel_sizes(toy_project: Any, tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"1.5, 1.6 Å per pixel, expected one pixel size.*--format relion"):
-        export_cryoppp(
-            toy_project.change("micrographs", "mic_b", pixel_size_angstrom=1.6), toy_project.root, tmp_path / "to"
-        )
+        export_cryoppp(toy_project.set_pixel_size("mic_b", 1.6), toy_project.root, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 

@@ -120,10 +120,10 @@ def test_merge_sizes() -> None:
 
 
 def test_optics_groups_are_split_by_pixel_size(toy_project: Any) -> None:
-    dataset = gather_dataset(toy_project.change("micrographs", "mic_b", pixel_size_angstrom=1.6), toy_project.root)
+    dataset = gather_dataset(toy_project.set_pixel_size("mic_b", 1.6), toy_project.root)
     assert dataset.micrographs["group"].to_list() == [1, 2, 1]
     assert any("several optics or pixel sizes (1.5, 1.6 Å)" in warning for warning in dataset.warnings)
-    rounding = toy_project.change("micrographs", "mic_b", pixel_size_angstrom=1.5000001)
+    rounding = toy_project.set_pixel_size("mic_b", 1.5000001)
     assert gather_dataset(rounding, toy_project.root).micrographs["group"].to_list() == [1, 1, 1]
 
 

@@ -55,6 +55,7 @@ def correlate(a: np.ndarray, b: np.ndarray) -> float:
 def test_folder(folder: Path, toy_project: Any, list_files: Callable[[Path], set[str]]) -> None:
     names = ("mic_a", "mic_b", "mic_empty")
     assert list_files(folder) == {
+        *("README.md", "checksums.sha256", "croissant.json", "particles.csv"),
         "vitreous-export.json", "dataset.json", "micrographs.star", "autopick.star", "particles.star",
         "particles_excluded.star", "Gain/gain.mrc", "Particles/mic_a.mrcs", "Particles/mic_b.mrcs",
         *(f"Micrographs/{name}.mrc" for name in names),

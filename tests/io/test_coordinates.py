@@ -80,11 +80,21 @@ def test_bottom_counts_from_the_other_side(tmp_path: Path) -> None:
         read_coordinates(path, y_origin="bottom")
 
 
+def test_coordinates_of_a_smaller_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", "image_name\tx_coord\ty_coord\tscore\nm\t10\t20\t1\n")
+    assert read_coordinates(path, scale=4).rows() == [("m", 40, 80, 1, None)]
+    # Of an image of 4096 rows reduced four times: 1024 rows, counted from the last.
+    assert read_coordinates(path, scale=4, y_origin="bottom", ny_px=4096)["y_px"].to_list() == [4016]
+
+
 def test_folder(tmp_path: Path) -> None:
     write(tmp_path / "m2.box", "0 0 10 10\n")
     write(tmp_path / "m1.box", "10 10 10 10 0.5\n")
     write(tmp_path / "notes.txt", "nothing")
     assert read_coordinates(tmp_path).rows() == [("m1", 15, 15, 0.5, None), ("m2", 5, 5, None, None)]
+    write(tmp_path / "job_info.txt", "nothing")
+    write(tmp_path / "settings.json", "{}")
+    assert read_coordinates(tmp_path).height == 2
     write(tmp_path / "m1.csv", "x_px,y_px\n10,20\n")
     with pytest.raises(InputFileError, match=r"found \.box and \.csv files; expected files of one kind"):
         read_coordinates(tmp_path)
@@ -105,22 +115,23 @@ def test_empty_folder(tmp_path: Path) -> None:
         ("m.csv", "", "a file that cannot be read"),
         ("m.star", "data_\n_rlnPixelSize 1\n", "labels rlnPixelSize"),
         ("m.star", "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n5 six\n", "a file that cannot be read"),
-        ("m.txt", "1 2\n", r"a file named \.txt"),
+        ("m.txt", "1 2\n", "columns 1 2;"),
+        ("m.xml", "1 2\n", r"a file named \.xml"),
         ("m.parquet", "1 2\n", "a file that cannot be read"),
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, text: str, found: str) -> None:
-    with pytest.raises(InputFileError, match=rf"{name}: found {found}.*; expected .*\. Check the path"):
+    with pytest.raises(InputFileError, match=rf"{name}: found {found}.*expected .*\. Check the path"):
         read_coordinates(write(tmp_path / name, text))
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.star", "m.box", "m.parquet"])
+@pytest.mark.parametrize("name", ["m.csv", "m.star", "m.box", "m.parquet", "m.txt", "m.cbox", "m_info.json", "m.cs"])
 def test_missing_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputFileError, match="no such file"):
         read_coordinates(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".star", ".box"])
+@pytest.mark.parametrize("suffix", [".csv", ".star", ".box", ".txt"])
 @pytest.mark.parametrize("y_origin", ["top", "bottom"])
 def test_round_trip(tmp_path: Path, suffix: str, y_origin: str) -> None:
     path = tmp_path / f"a.b{suffix}"
@@ -139,12 +150,19 @@ def test_scores_that_are_missing(tmp_path: Path) -> None:
 
 def test_writing_what_cannot_be(tmp_path: Path) -> None:
     two = FRAME.with_columns(micrograph=pl.Series(["a", "b"]))
-    with pytest.raises(SettingError, match="2 micrographs; a box file holds those of one"):
+    with pytest.raises(SettingError, match=r"2 micrographs; a \.box file holds those of one"):
         write_coordinates(tmp_path / "m.box", two, box_px=24)
     with pytest.raises(SettingError, match="side of the boxes"):
         write_coordinates(tmp_path / "m.box", FRAME)
-    with pytest.raises(SettingError, match=r"expected a name ending in \.csv, \.star or \.box"):
-        write_coordinates(tmp_path / "m.txt", FRAME)
+    with pytest.raises(SettingError, match=r"expected a name ending in \.csv, \.star, \.txt, \.box, \.json or \.cbox"):
+        write_coordinates(tmp_path / "m.cs", FRAME)
+
+
+def test_what_only_centres_survive(tmp_path: Path) -> None:
+    write_coordinates(tmp_path / "a.b_info.json", FRAME)
+    assert read_coordinates(tmp_path / "a.b_info.json").rows() == FRAME.with_columns(score=pl.lit(None)).rows()
+    write_coordinates(tmp_path / "a.b.cbox", FRAME, box_px=25)
+    assert read_coordinates(tmp_path / "a.b.cbox").rows() == FRAME.with_columns(diameter_px=pl.lit(25.0)).rows()
 
 
 @pytest.mark.shared_data

@@ -1,6 +1,6 @@
 """`vitreous evaluate`: compare picks with labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,22 @@ from vitreous.engine.project import Project, open_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, ProjectError, SettingError
 from vitreous.io.coordinates import read_coordinates
+from vitreous.io.naming import match_micrographs
 from vitreous.ops.matching import ImageCounts, Points, bootstrap_f1, compute_flips, count_matches, score_counts
 
-__all__ = ["Evaluation", "evaluate", "read_project_picks", "score"]
+__all__ = [
+    "Evaluation",
+    "Origin",
+    "Sizes",
+    "Source",
+    "choose_radius",
+    "evaluate",
+    "read_project_picks",
+    "read_sources",
+    "score",
+]
+
+Origin = Literal["top", "bottom"]
 
 Sizes = Mapping[str, tuple[float, float]]
 """Micrograph: columns and rows."""
@@ -74,7 +87,10 @@ def _split(frame: pl.DataFrame) -> dict[str, Points]:
 
 def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes) -> _Pairing:
     """Pair micrographs by name; every labelled one counts, a micrograph without labels does not."""
-    picked, labelled = _split(picks), _split(truth)
+    labelled = _split(truth)
+    picked = _split(picks)
+    meant = match_micrographs(picked, labelled)
+    picked = {meant.get(name, name): points for name, points in picked.items()}
     warnings = []
     if unlabelled := sorted(set(picked) - set(labelled)):
         warnings.append(
@@ -187,20 +203,66 @@ def read_project_picks(project: Project) -> tuple[pl.DataFrame, Sizes]:
     return picks, {name: (float(nx), float(ny)) for name, nx, ny in rows}
 
 
-Origin = Literal["top", "bottom"]
+@dataclass(frozen=True)
+class Source:
+    """Picks or labels as the command line names them: a file, a folder of files, or a project."""
+
+    path: Path
+    y_origin: Origin = "top"
+    scale: float = 1.0
 
 
-def _read(path: Path, y_origin: Origin, sizes: Sizes, image_size: tuple[float, float] | None) -> pl.DataFrame:
+def _read(source: Source, sizes: Sizes, image_size: tuple[float, float] | None) -> pl.DataFrame:
+    path = source.path
     if not path.exists():
         raise InputFileError(path, found="no such file or folder", expected="coordinates", remedy="Check the path.")
-    if y_origin == "top":
-        return read_coordinates(path)
+    if source.y_origin == "top":
+        return read_coordinates(path, scale=source.scale)
     heights = {int(size[1]) for size in ([image_size] if image_size else sizes.values())}
     if len(heights) != 1:
         raise SettingError(
             f"{path}: rows counted from the bottom need the height of the micrographs; give --image-size NX NY"
         )
-    return read_coordinates(path, y_origin=y_origin, ny_px=heights.pop())
+    return read_coordinates(path, y_origin="bottom", ny_px=heights.pop(), scale=source.scale)
+
+
+def read_sources(
+    sources: Sequence[Source], image_size: tuple[float, float] | None = None
+) -> tuple[list[pl.DataFrame], Sizes]:
+    """Return the coordinates of each source, and the sizes of the micrographs: as projects know them, else `image_size`.
+
+    Raises
+    ------
+    InputFileError
+        If a file is missing or cannot be read.
+    SettingError
+        If rows are counted from the bottom and the height is not known.
+    """
+    sizes: dict[str, tuple[float, float]] = {}
+    frames: dict[int, pl.DataFrame] = {}
+    for i, source in enumerate(sources):
+        if (source.path / "project.toml").is_file():
+            frames[i], found = read_project_picks(open_project(source.path))
+            sizes.update(found)
+    for i, source in enumerate(sources):
+        if i not in frames:
+            frames[i] = _read(source, sizes, image_size)
+    if image_size is not None and not sizes:
+        sizes = {name: image_size for frame in frames.values() for name in frame["micrograph"].unique()}
+    return [frames[i] for i in range(len(sources))], sizes
+
+
+def choose_radius(command: str, diameter_px: float | None, fraction: float, radius_px: float | None) -> float:
+    """Return the matching radius from the two ways to give it.
+
+    Raises
+    ------
+    SettingError
+        If none or both are given.
+    """
+    if (diameter_px is None) == (radius_px is None):
+        raise SettingError(f"{command}: give either --diameter or --radius, in pixels")
+    return radius_px if radius_px is not None else (diameter_px or 0.0) * fraction
 
 
 def _show(result: Evaluation) -> str:
@@ -232,6 +294,13 @@ def _show(result: Evaluation) -> str:
 )
 @click.option("--picks-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
 @click.option("--truth-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@click.option(
+    "--picks-scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="factor to the labels' pixels, for picks of images that were made smaller",
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
 def evaluate(
     picks: Path,
@@ -243,27 +312,19 @@ def evaluate(
     image_size: tuple[float, float] | None,
     picks_y_origin: Origin,
     truth_y_origin: Origin,
+    picks_scale: float,
     as_json: bool,
 ) -> None:
     """Compare picks with labels, matched one to one and exactly.
 
+    Formats: .csv, .star, .box, .cbox (crYOLO), .txt (Topaz), _info.json (EMAN2), .cs (CryoSPARC), or a project.
+
     The radius is --radius, or --diameter times --radius-fraction.
     """
-    if (diameter is None) == (radius is None):
-        raise SettingError("evaluate: give either --diameter or --radius, in pixels")
-    radius_px = radius if radius is not None else (diameter or 0.0) * radius_fraction
-    sizes: dict[str, tuple[float, float]] = {}
-    frames: dict[Path, pl.DataFrame] = {}
-    for path in (picks, truth):
-        if (path / "project.toml").is_file():
-            frames[path], found = read_project_picks(open_project(path))
-            sizes.update(found)
-    for path, origin in ((picks, picks_y_origin), (truth, truth_y_origin)):
-        if path not in frames:
-            frames[path] = _read(path, origin, sizes, image_size)
-    if image_size is not None and not sizes:
-        sizes = {name: image_size for frame in frames.values() for name in frame["micrograph"].unique()}
-    result = score(frames[picks], frames[truth], radius_px=radius_px, border_px=border, sizes=sizes)
+    radius_px = choose_radius("evaluate", diameter, radius_fraction, radius)
+    sources = [Source(picks, picks_y_origin, picks_scale), Source(truth, truth_y_origin)]
+    (picked, labelled), sizes = read_sources(sources, image_size)
+    result = score(picked, labelled, radius_px=radius_px, border_px=border, sizes=sizes)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(result.model_dump_json(indent=1) if as_json else _show(result))

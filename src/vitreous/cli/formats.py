@@ -8,14 +8,12 @@ from typing import Any, Literal
 import click
 
 from vitreous.io.conversion import Flip, ImageSummary, convert_image, summarize_image
-from vitreous.io.coordinates import read_coordinates, write_coordinates
+from vitreous.io.coordinates import COORDINATE_SUFFIXES, read_coordinates, write_coordinates
 from vitreous.io.eer import EerRendering
 
 __all__ = ["formats"]
 
 Origin = Literal["top", "bottom"]
-
-_COORDINATE_SUFFIXES = frozenset({".csv", ".star", ".box", ".parquet"})
 
 
 def _parse_shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -86,7 +84,14 @@ def formats() -> None:
 @click.option(
     "--height", type=click.IntRange(1), metavar="PX", help="rows of the micrographs, for an origin at the bottom"
 )
-@click.option("--box", type=click.IntRange(1), metavar="PX", help="side of the boxes; needed to write .box")
+@click.option("--box", type=click.IntRange(1), metavar="PX", help="side of the boxes; needed to write .box and .cbox")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="factor from IN's pixels to OUT's, for picks of images that were made smaller",
+)
 @click.option(
     "--rotate",
     type=click.Choice(["0", "90", "180", "270"]),
@@ -105,6 +110,7 @@ def convert(
     out_y_origin: Origin,
     height: int | None,
     box: int | None,
+    scale: float,
     rotate: str,
     flip: Flip | None,
     invert: bool,
@@ -113,14 +119,14 @@ def convert(
 ) -> None:
     """Convert IN to OUT; the suffixes name the formats.
 
-    Coordinates: .csv, .star, .box, .parquet (reading only); IN may be a folder of files, one for each micrograph. CryoPPP's
-    published files count rows from the bottom.
+    Coordinates: .csv, .star, .box, .cbox (crYOLO), .txt (Topaz), _info.json (EMAN2), and reading only .cs (CryoSPARC) and
+    .parquet; IN may be a folder of files, one for each micrograph. CryoPPP's published files count rows from the bottom.
 
     Movies, micrographs and gain references: .mrc, .mrcs (also .bz2, .gz, .xz, .zst), .tif, .eer, .gain, .dm3, .dm4, .png, .jpg,
     .dat and .raw to .mrc, .mrcs or .tif. Nothing is turned or flipped unless told; rows of TIFF and DM count from the bottom.
     """
-    if source.is_dir() or source.suffix.lower() in _COORDINATE_SUFFIXES:
-        frame = read_coordinates(source, y_origin=in_y_origin, ny_px=height)
+    if source.is_dir() or source.suffix.lower() in COORDINATE_SUFFIXES:
+        frame = read_coordinates(source, y_origin=in_y_origin, ny_px=height, scale=scale)
         write_coordinates(target, frame, box_px=box, y_origin=out_y_origin, ny_px=height)
         click.echo(f"{target}: {frame.height} coordinates in {frame['micrograph'].n_unique()} micrographs", err=True)
         return

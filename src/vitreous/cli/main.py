@@ -23,9 +23,16 @@ _COMMANDS = {
     "report": ("vitreous.cli.projects:report", "Write the report page and print where it is."),
     "export": ("vitreous.cli.projects:export", "Write the dataset in the layout of another program."),
     "evaluate": ("vitreous.cli.evaluate:evaluate", "Compare picks with labels."),
+    "compare": ("vitreous.cli.compare:compare", "Compare several pickers with the same labels."),
+    "agree": ("vitreous.cli.agree:agree", "Measure how annotators agree, and make a consensus."),
+    "import": (
+        "vitreous.cli.importing:import_dataset",
+        "Make a project from a published entry or other programs' picks.",
+    ),
+    "statistics": ("vitreous.cli.statistics:statistics", "Describe one or more datasets in a table and figures."),
     "simulate": ("vitreous.cli.simulate:simulate", "Make movies of a known structure, with the truth."),
     "demo": ("vitreous.cli.demo:demo", "Simulate, process, export and compare with the truth."),
-    "formats": ("vitreous.cli.formats:formats", "Convert between coordinate formats."),
+    "formats": ("vitreous.cli.formats:formats", "Show and convert movies, gain references and coordinates."),
 }
 
 

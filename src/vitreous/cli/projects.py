@@ -171,7 +171,13 @@ def export_project(project: Project, name: str, to: Path) -> None:
 
 @click.command()
 @project_argument
-@click.option("--format", "name", required=True, metavar="NAME", help="cryoppp, relion or one that is installed")
+@click.option(
+    "--format",
+    "name",
+    required=True,
+    metavar="NAME",
+    help="cryoppp, relion, cryosparc, eman, topaz, cryolo, coco, lite, webdataset or one that is installed",
+)
 @click.option("--to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="where to write it")
 def export(project: Path, name: str, to: Path) -> None:
     """Write the labelled dataset of PROJECT in the layout of another program."""

@@ -10,7 +10,20 @@ from vitreous.model.stage import DatasetStage, ItemStage, Stage
 __all__ = ["list_stages", "load_stage"]
 
 _GROUP = "vitreous.stages"
-_ORDER = ("ingest", "motion", "ctf", "pick", "review", "extract", "classify2d", "select2d", "reconstruct", "validate")
+_ORDER = (
+    "ingest",
+    "motion",
+    "adopt",
+    "ctf",
+    "curate",
+    "pick",
+    "review",
+    "extract",
+    "classify2d",
+    "select2d",
+    "reconstruct",
+    "validate",
+)
 
 
 def list_stages() -> list[str]:

@@ -10,15 +10,15 @@ from pathlib import Path
 import polars as pl
 
 from vitreous.errors import ProjectError
+from vitreous.exporters.card import write_card
 from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset, merge_sizes
 from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
 from vitreous.exporters.release import copy_file, link_or_copy, open_release
-from vitreous.exporters.sidecar import SIDECAR, describe_dataset
 from vitreous.exporters.summary import ExportSummary
-from vitreous.io.atomic import open_for_replacement, write_json
+from vitreous.io.atomic import open_for_replacement
 from vitreous.io.star import write_star
 
-__all__ = ["LAYOUT", "export_cryoppp"]
+__all__ = ["LAYOUT", "export_cryoppp", "write_coordinate_files"]
 
 LAYOUT = "cryoppp-2023"
 
@@ -91,8 +91,8 @@ def _check_one_geometry(dataset: Dataset) -> list[str]:
     return []
 
 
-def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
-    """Write all of `ground_truth`; every micrograph has its files, be they empty."""
+def write_coordinate_files(folder: Path, dataset: Dataset) -> None:
+    """Write the positives and the negatives of every micrograph, be there none, as CSV files under `folder`."""
     groups = {
         ("particle_coordinates", ".csv"): dataset.positives,
         ("false_positives", "_false_positives.csv"): dataset.negatives,
@@ -101,6 +101,11 @@ def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
         parts = {str(name): rows for (name,), rows in frame.group_by("name", maintain_order=True)}
         for name in dataset.micrographs["name"].to_list():
             _write_csv(folder / subfolder / f"{name}{suffix}", parts.get(name, frame.clear()), _MICROGRAPH_COLUMNS)
+
+
+def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
+    """Write all of `ground_truth`."""
+    write_coordinate_files(folder, dataset)
     usable, warnings = choose_usable(dataset.positives)
     named = name_images(usable, _STACKS, _STACK_SUFFIX)
     excluded = dataset.negatives.with_columns(image_name=pl.lit(None, dtype=pl.String))
@@ -148,5 +153,5 @@ def export_cryoppp(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> 
         for gain in dataset.micrographs["gain_path"].drop_nulls().unique().sort():
             copy_file(root / gain, folder / "gain" / Path(gain).name)
         warnings += _write_labels(folder / "ground_truth", dataset)
-        write_json(folder / SIDECAR, describe_dataset(dataset, LAYOUT, _COORDINATES, counts))
+        write_card(folder, dataset, LAYOUT, _COORDINATES, counts)
     return ExportSummary(counts, tuple(warnings))

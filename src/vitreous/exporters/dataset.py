@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from vitreous.errors import InputFileError, ProjectError
+from vitreous.exporters.checks import check_pixel_sizes, check_rows
 from vitreous.io.mrc import read_mrc_header
 from vitreous.model.tables import TABLES, check_table, empty_table
 
@@ -210,6 +211,7 @@ def gather_dataset(tables: Mapping[str, pl.DataFrame], root: Path) -> Dataset:
     if accepted.is_empty():
         raise ProjectError(f"{root}: found no accepted micrograph, expected some. Accept some, then export again.")
     _check_files(accepted, root)
+    check_pixel_sizes(accepted, root)
     # Of the same name in both tables, the particle's own column wins, and where it is null the micrograph's does.
     own = checked["particles"]
     joined = own.join(
@@ -235,6 +237,7 @@ def gather_dataset(tables: Mapping[str, pl.DataFrame], root: Path) -> Dataset:
             f"{split['candidate'].height} candidates are labelled neither positive nor negative; run review"
         )
     _check_boxes(split["positive"], root)
+    check_rows(accepted, split["positive"], root)
     entry = checked["entries"].to_dicts()[0] if checked["entries"].height else _NO_ENTRY
     return Dataset(
         root=root,

@@ -10,13 +10,12 @@ from typing import Any
 import polars as pl
 
 from vitreous.errors import ProjectError
+from vitreous.exporters.card import write_card
 from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset
 from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
 from vitreous.exporters.release import copy_file, link_or_copy, open_release
 from vitreous.exporters.relion_motion import read_track, write_motion
-from vitreous.exporters.sidecar import SIDECAR, describe_dataset
 from vitreous.exporters.summary import ExportSummary
-from vitreous.io.atomic import write_json
 from vitreous.io.mrc import read_mrc, read_mrc_header, write_mrc
 from vitreous.io.star import write_star
 
@@ -246,5 +245,5 @@ def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> E
             "excluded particles": _write_excluded(staging, dataset),
             "maps": _write_maps(staging, dataset),
         }
-        write_json(staging / SIDECAR, describe_dataset(dataset, LAYOUT, _COORDINATES, counts))
+        write_card(staging, dataset, LAYOUT, _COORDINATES, counts)
     return ExportSummary(counts, tuple(warnings))

@@ -1,4 +1,4 @@
-"""Particle coordinates of other programs: CSV, STAR, EMAN boxes, and our own tables.
+"""Particle coordinates of other programs: CSV, STAR, EMAN, crYOLO, Topaz, CryoSPARC, and our own tables.
 
 Row 0 is the micrograph's first in memory. What counts rows from the other side, as CryoPPP's published files do for MRC,
 is converted here and nowhere else: `y_origin="bottom"`.
@@ -6,7 +6,7 @@ is converted here and nowhere else: `y_origin="bottom"`.
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -14,9 +14,14 @@ import polars as pl
 from vitreous.errors import InputFileError, SettingError
 from vitreous.io.atomic import open_for_replacement
 from vitreous.io.box import read_box, write_box
+from vitreous.io.cryolo import read_cbox, write_cbox
+from vitreous.io.csparc import read_cs_coordinates
+from vitreous.io.eman import INFO_SUFFIX, read_eman_info, write_eman_info
+from vitreous.io.naming import find_micrograph_stem
 from vitreous.io.star import read_star, write_star
+from vitreous.io.topaz import is_topaz, read_topaz, write_topaz
 
-__all__ = ["COORDINATES_SCHEMA", "YOrigin", "read_coordinates", "write_coordinates"]
+__all__ = ["COORDINATES_SCHEMA", "COORDINATE_SUFFIXES", "YOrigin", "read_coordinates", "write_coordinates"]
 
 YOrigin = Literal["top", "bottom"]
 
@@ -31,9 +36,8 @@ COORDINATES_SCHEMA = pl.Schema(
 )
 """Columns of coordinates; `micrograph` is its file's stem, score and diameter may be null."""
 
-_IMAGE_SUFFIX = re.compile(r"\.(mrcs?|tiff?|png|jpe?g|eer)$", re.IGNORECASE)
-_PICKS_SUFFIX = re.compile(r"_(autopick|manualpick|topazpicks?)$")
-"""What RELION adds to a micrograph's name to name the file with its picks."""
+_PICKS_SUFFIX = re.compile(r"(_(autopick|manualpick|topazpicks?|info|false_positives))$")
+"""What RELION, EMAN2 and CryoPPP add to a micrograph's name to name the file with its picks."""
 
 _CSV_NAMES = {"x-coordinate": "x_px", "y-coordinate": "y_px", "diameter": "diameter_px", "micrograph_id": "micrograph"}
 _STAR_NAMES = {
@@ -47,11 +51,6 @@ _STAR_NAMES = {
 def _refuse(path: Path, found: str, expected: str) -> InputFileError:
     remedy = "Check the path, and that the file holds particle coordinates and is whole."
     return InputFileError(path, found=found, expected=expected, remedy=remedy)
-
-
-def _find_stem(name: str) -> str:
-    """Return the stem of a micrograph that another program names; dots that begin no image suffix belong to the name."""
-    return _IMAGE_SUFFIX.sub("", PurePosixPath(name.strip()).name)
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
@@ -87,8 +86,26 @@ _READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
     ".csv": _read_csv,
     ".star": _read_star,
     ".box": read_box,
+    ".cbox": read_cbox,
+    ".json": read_eman_info,
+    ".txt": read_topaz,
+    ".cs": read_cs_coordinates,
     ".parquet": _read_particles,
 }
+
+COORDINATE_SUFFIXES = frozenset(_READERS)
+"""Suffixes of the files that `read_coordinates` reads."""
+
+
+def _is_of_a_folder(path: Path) -> bool:
+    """Return whether a file of a folder is one of its coordinate files; other text and JSON files are often beside them."""
+    match path.suffix.lower():
+        case ".json":
+            return path.name.endswith(INFO_SUFFIX)
+        case ".txt":
+            return is_topaz(path)
+        case suffix:
+            return suffix in _READERS
 
 
 def _read_file(path: Path) -> pl.DataFrame:
@@ -112,22 +129,26 @@ def _read_file(path: Path) -> pl.DataFrame:
     wrong = frame.filter(~(pl.col("x_px").is_finite() & pl.col("y_px").is_finite()).fill_null(value=False))
     if wrong.height:
         raise _refuse(path, f"{wrong.height} rows without numbers for x and y", "a centre in every row")
-    return frame.with_columns(pl.col("micrograph").map_elements(_find_stem, return_dtype=pl.String))
+    return frame.with_columns(pl.col("micrograph").map_elements(find_micrograph_stem, return_dtype=pl.String))
 
 
-def read_coordinates(path: Path, *, y_origin: YOrigin = "top", ny_px: int | None = None) -> pl.DataFrame:
+def read_coordinates(
+    path: Path, *, y_origin: YOrigin = "top", ny_px: int | None = None, scale: float = 1.0
+) -> pl.DataFrame:
     """Read particle centres from one file or from the files of a folder.
 
     Parameters
     ----------
     path
         CSV as CryoPPP publishes it (`X-Coordinate,Y-Coordinate,Diameter`, one file per micrograph) or with the columns
-        `micrograph,x_px,y_px`; STAR; EMAN `.box`; or our particles table in parquet, without its negatives. A folder
-        holds files of one of these kinds.
+        `micrograph,x_px,y_px`; STAR; EMAN `.box` or `_info.json`; crYOLO's `.cbox`; Topaz's `.txt`; CryoSPARC's `.cs`; or our
+        particles table in parquet, without its negatives. A folder holds files of one of these kinds.
     y_origin
         `bottom` for files that count rows from the side of the last row in memory: y becomes `ny_px - y`.
     ny_px
         Rows of the micrographs; needed with `bottom`.
+    scale
+        Factor from the file's pixels to those of the micrographs, for picks of images that were made smaller.
 
     Returns
     -------
@@ -142,13 +163,14 @@ def read_coordinates(path: Path, *, y_origin: YOrigin = "top", ny_px: int | None
         If `ny_px` is needed and missing.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+        files = sorted(file for file in path.iterdir() if file.is_file() and _is_of_a_folder(file))
         if len({file.suffix.lower() for file in files}) != 1:
             found = f"{' and '.join(sorted({file.suffix for file in files})) or 'no'} files"
             raise _refuse(path, found, f"files of one kind: {', '.join(_READERS)}")
     else:
         files = [path]
-    return _convert_rows(pl.concat([_read_file(file) for file in files]), y_origin, ny_px)
+    frame = pl.concat([_read_file(file) for file in files])
+    return _convert_rows(frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale), y_origin, ny_px)
 
 
 def _convert_rows(frame: pl.DataFrame, y_origin: YOrigin, ny_px: int | None) -> pl.DataFrame:
@@ -173,6 +195,10 @@ def _make_star_block(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(**columns)
 
 
+_ONE_MICROGRAPH = (".box", ".cbox", ".json")
+_NEED_BOX = (".box", ".cbox")
+
+
 def write_coordinates(
     path: Path,
     frame: pl.DataFrame,
@@ -186,11 +212,12 @@ def write_coordinates(
     Parameters
     ----------
     path
-        `.csv` (all columns), `.star` (RELION), or `.box` (EMAN, one micrograph).
+        `.csv` (all columns), `.star` (RELION), `.txt` (Topaz) or, for one micrograph, `.box` (EMAN), `.json` (EMAN2's
+        `_info.json`), `.cbox` (crYOLO).
     frame
         Columns as of `COORDINATES_SCHEMA`; score and diameter may be missing.
     box_px
-        Side of the boxes; needed for `.box`.
+        Side of the boxes; needed for `.box` and `.cbox`.
     y_origin, ny_px
         As of `read_coordinates`: how the file is to count rows.
 
@@ -203,20 +230,29 @@ def write_coordinates(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in COORDINATES_SCHEMA.items()
     )
-    match path.suffix.lower():
+    suffix = path.suffix.lower()
+    if suffix in _NEED_BOX and box_px is None:
+        raise SettingError(f"{path}: the side of the boxes in pixels is needed to write boxes, none given")
+    if suffix in _ONE_MICROGRAPH and (n_micrographs := frame["micrograph"].n_unique()) > 1:
+        raise SettingError(
+            f"{path}: found coordinates of {n_micrographs} micrographs; a {suffix} file holds those of one. "
+            "Write .csv, .star or .txt, or convert them one by one."
+        )
+    match suffix:
         case ".csv":
             with open_for_replacement(path) as temporary:
                 frame.write_csv(temporary)
         case ".star":
             write_star(path, {"particles": _make_star_block(frame)})
+        case ".txt":
+            write_topaz(path, frame)
+        case ".json":
+            write_eman_info(path, frame)
         case ".box":
-            if box_px is None:
-                raise SettingError(f"{path}: the side of the boxes in pixels is needed to write boxes, none given")
-            if (n_micrographs := frame["micrograph"].n_unique()) > 1:
-                raise SettingError(
-                    f"{path}: found coordinates of {n_micrographs} micrographs; a box file holds those of one. "
-                    "Write .star or .csv, or convert them one by one."
-                )
-            write_box(path, frame, box_px)
+            write_box(path, frame, box_px or 0)
+        case ".cbox":
+            write_cbox(path, frame, box_px or 0)
         case _:
-            raise SettingError(f"{path}: cannot write this format; expected a name ending in .csv, .star or .box")
+            raise SettingError(
+                f"{path}: cannot write this format; expected a name ending in .csv, .star, .txt, .box, .json or .cbox"
+            )

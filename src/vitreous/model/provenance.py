@@ -31,6 +31,7 @@ DEFAULT_RECIPE = Recipe(
         RecipeStep(stage="ingest"),
         RecipeStep(stage="motion"),
         RecipeStep(stage="ctf"),
+        RecipeStep(stage="curate"),
         RecipeStep(stage="pick", params={"method": "blob"}),
         RecipeStep(stage="review"),
         RecipeStep(stage="extract"),

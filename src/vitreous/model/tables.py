@@ -86,6 +86,8 @@ EXPOSURES = Table(
         Column("dose_per_frame", F, "exposure of one frame, e/Å²"),
         Column("pre_exposure", F, "exposure before the first frame, e/Å²"),
         Column("gain_path", S, "multiplicative gain reference, relative to the project"),
+        Column("defects_path", S, "map or list of bad pixels, relative to the project"),
+        Column("eer_upsampling", I, "1 or 2: grid that an EER movie is rendered on; null for other formats"),
     ),
 )
 
@@ -102,15 +104,45 @@ MICROGRAPHS = Table(
         Column("nx_px", I, "columns", required=True),
         Column("ny_px", I, "rows", required=True),
         *_OPTICS,
-        Column("trajectory_path", S, "JSON file with the motion of the whole and of patches; null for finished micrographs"),
+        Column(
+            "trajectory_path", S, "JSON file with the motion of the whole and of patches; null for finished micrographs"
+        ),
         Column("total_motion_angstrom", F, "length of the trajectory, Å"),
         Column("local_motion_angstrom", F, "largest displacement of a place beside the whole frame, Å; 0: none found"),
         Column("early_motion_angstrom", F, "motion over the first 4 e/Å², Å"),
         Column("late_motion_angstrom", F, "motion after the first 4 e/Å², Å"),
         *_DEFOCUS,
+        Column("defocus_error_angstrom", F, "standard error of the mean of U and V, Å"),
+        Column("astigmatism_angstrom", F, "U less V, Å"),
+        Column("astigmatism_error_angstrom", F, "its standard error, Å"),
+        Column(
+            "defocus_angle_error_deg", F, "standard error of the angle of U, degrees; 52 where it is not determined"
+        ),
+        Column("phase_shift_error_deg", F, "standard error of the phase shift, degrees; 0 where it was given"),
         Column("ctf_resolution_angstrom", F, "where the correlation of spectrum and CTF falls below 0.3, Å"),
-        Column("ctf_score", F, "mean correlation of spectrum and CTF up to that resolution"),
-        Column("ctf_curve_path", S, "JSON file with spectrum, background, CTF and correlation curves"),
+        Column("ctf_strict_resolution_angstrom", F, "where the fit ends by CTFFIND's rule, Å"),
+        Column("ctf_score", F, "mean correlation of spectrum and CTF up to the first of these resolutions"),
+        Column(
+            "ice_ring_score", F, "power at 3.9 to 3.5 Å over that of its neighbours; null where pixels are too large"
+        ),
+        Column(
+            "coarseness",
+            F,
+            "ln of power at 128 to 340 Å over that at 51 to 102 Å: high with contamination and crystals",
+        ),
+        Column("structure", F, "ln of power at 51 to 102 Å over that of noise: about 0 where nothing is in view"),
+        Column("specimen_tilt_deg", F, "tilt of the plane nearest to the local defocus, degrees; 0: found none"),
+        Column("specimen_tilt_axis_deg", F, "line of equal defocus, from +x towards +y, degrees, 0 to 180"),
+        Column("specimen_tilt_error_deg", F, "standard error of the tilt, degrees"),
+        Column("defocus_range_angstrom", F, "largest less smallest local defocus, Å"),
+        Column(
+            "defocus_surface",
+            S,
+            "local less mean defocus as JSON: degree and coefficients (Å) of Legendre polynomials; null: the same everywhere",
+        ),
+        Column(
+            "ctf_curve_path", S, "JSON file with spectra, CTF, correlation, search and landscape, as plots show them"
+        ),
         Column("accepted", B, "whether later stages use it"),
         Column("reason", S, "why it is not accepted"),
     ),

@@ -1,0 +1,201 @@
+"""`vitreous compare`: several pickers against the same labels."""
+
+from pathlib import Path
+
+import click
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.table import Table
+
+from vitreous.cli.evaluate import Evaluation, Origin, Source, choose_radius, read_sources, score
+from vitreous.datasets.overlap import Overlap, find_overlap
+from vitreous.engine.project import open_project
+from vitreous.engine.records import read_status
+from vitreous.errors import SettingError
+from vitreous.io.atomic import open_for_replacement
+
+__all__ = ["Comparison", "PickerResult", "compare"]
+
+
+class PickerResult(BaseModel):
+    """One picker against the labels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    picker: str
+    path: str
+    training_overlap: Overlap = Field(description="whether its public model was trained on this entry")
+    n_picks: int
+    resolution_angstrom: float | None = Field(description="of the map, where the picks are those of a project")
+    scores: Evaluation
+
+
+class Comparison(BaseModel):
+    """Pickers against the same labels, the best F1 first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    empiar_id: str | None
+    n_labels: int
+    pickers: tuple[PickerResult, ...]
+
+
+def parse_named(word: str) -> tuple[str, Path]:
+    """Split `NAME=PATH`; a path alone is called by its stem.
+
+    Raises
+    ------
+    SettingError
+        If one of the two is empty.
+    """
+    name, equals, path = word.partition("=")
+    if not equals:
+        return Path(word).stem, Path(word)
+    if not (name and path):
+        raise SettingError(f"{word!r}: expected NAME=PATH, e.g. topaz=picks/topaz.txt")
+    return name, Path(path)
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse names that stand for two things.
+
+    Raises
+    ------
+    SettingError
+        If a name is there twice.
+    """
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise SettingError(f"{min(twice)!r} names two sets of picks; give each a name of its own, as NAME=PATH")
+
+
+def _find_resolution(path: Path) -> float | None:
+    return read_status(open_project(path)).resolution_angstrom if (path / "project.toml").is_file() else None
+
+
+def _show(result: Comparison, console: Console) -> None:
+    table = Table(title=f"{result.n_labels} labels", title_justify="left")
+    for heading in (
+        "picker",
+        "picks",
+        "matched",
+        "precision",
+        "recall",
+        "F1",
+        "95 %",
+        "mean F1",
+        "map",
+        "training set",
+    ):
+        table.add_column(heading)
+
+    def number(value: float | None, digits: int = 3) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    for picker in result.pickers:
+        scores = picker.scores
+        table.add_row(
+            picker.picker,
+            str(picker.n_picks),
+            str(scores.n_matched),
+            number(scores.precision),
+            number(scores.recall),
+            number(scores.f1),
+            f"{number(scores.f1_low)} to {number(scores.f1_high)}",
+            number(scores.f1_mean_over_micrographs),
+            "-" if picker.resolution_angstrom is None else f"{picker.resolution_angstrom:.2f} Å",
+            picker.training_overlap,
+        )
+    console.print(table)
+
+
+def _write_plot(path: Path, result: Comparison, radius_px: float) -> None:
+    from vitreous.reports.comparison_plots import PickerBar, plot_pickers
+
+    def fill(value: float | None) -> float:
+        return float("nan") if value is None else value
+
+    bars = [
+        PickerBar(
+            name=picker.picker,
+            precision=fill(picker.scores.precision),
+            recall=fill(picker.scores.recall),
+            f1=fill(picker.scores.f1),
+            f1_low=fill(picker.scores.f1_low),
+            f1_high=fill(picker.scores.f1_high),
+            marked=picker.training_overlap == "trained on it",
+        )
+        for picker in result.pickers
+    ]
+    with open_for_replacement(path) as temporary:
+        temporary.write_bytes(plot_pickers(bars, radius_px))
+
+
+@click.command()
+@click.argument("pickers", nargs=-1, required=True, metavar="NAME=PICKS...")
+@click.option("--truth", required=True, type=click.Path(path_type=Path), help="labels: file, folder or project")
+@click.option("--diameter", type=click.FloatRange(0, min_open=True), metavar="PX", help="particle diameter, px")
+@click.option("--radius-fraction", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
+@click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="PX", help="matching radius, px")
+@click.option("--border", type=click.FloatRange(0), default=0.0, metavar="PX", help="leave out what is near the edge")
+@click.option("--image-size", type=(float, float), metavar="NX NY", help="columns and rows of the micrographs")
+@click.option("--picks-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@click.option("--truth-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@click.option("--empiar", "empiar_id", metavar="ID", help="EMPIAR entry, to say which public models were trained on it")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="draw the scores")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
+def compare(
+    pickers: tuple[str, ...],
+    truth: Path,
+    diameter: float | None,
+    radius_fraction: float,
+    radius: float | None,
+    border: float,
+    image_size: tuple[float, float] | None,
+    picks_y_origin: Origin,
+    truth_y_origin: Origin,
+    empiar_id: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare pickers with the same labels: one table, one plot.
+
+    NAME=PICKS names a picker and its picks: a file or folder in any format that `vitreous evaluate` reads, or a project, whose
+    map's resolution is then shown too. Pickers called crYOLO, Topaz, CryoSegNet or CryoTransformer are taken for their public
+    general models: the last column says whether these were trained on the entry.
+    """
+    radius_px = choose_radius("compare", diameter, radius_fraction, radius)
+    named = [parse_named(word) for word in pickers]
+    check_names([name for name, _ in named])
+    sources = [Source(truth, truth_y_origin), *(Source(path, picks_y_origin) for _, path in named)]
+    (labels, *picks), sizes = read_sources(sources, image_size)
+    results = []
+    for (name, path), frame in zip(named, picks, strict=True):
+        scores = score(frame, labels, radius_px=radius_px, border_px=border, sizes=sizes)
+        for warning in scores.warnings:
+            click.echo(f"warning: {name}: {warning}", err=True)
+        overlap, resolution = find_overlap(name, empiar_id), _find_resolution(path)
+        result = PickerResult(
+            picker=name,
+            path=str(path),
+            training_overlap=overlap,
+            n_picks=frame.height,
+            resolution_angstrom=resolution,
+            scores=scores,
+        )
+        results.append(result)
+    results.sort(key=lambda result: -(result.scores.f1 or 0.0))
+    comparison = Comparison(empiar_id=empiar_id, n_labels=labels.height, pickers=tuple(results))
+    for result in results:
+        if result.training_overlap == "trained on it":
+            click.echo(
+                f"warning: {result.picker}: its public model was trained on {empiar_id}; its scores here say little about "
+                "new data",
+                err=True,
+            )
+    if plot is not None:
+        _write_plot(plot, comparison, radius_px)
+    if as_json:
+        click.echo(comparison.model_dump_json(indent=1))
+    else:
+        _show(comparison, Console(width=140))

@@ -1,0 +1,190 @@
+"""`vitreous import`: a project from a published entry or from the picks of other programs."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+
+from vitreous.cli.options import choose_machine, machine_options, project_argument
+from vitreous.cli.projects import build_facts
+from vitreous.cli.watch import watch
+from vitreous.engine.project import create_project
+from vitreous.errors import InputFileError, SettingError
+from vitreous.io.csparc import read_cs
+from vitreous.io.star import read_star
+from vitreous.model.provenance import Recipe, RecipeStep
+
+__all__ = ["import_dataset"]
+
+_LABELS, _FALSE = Path("ground_truth/particle_coordinates"), Path("ground_truth/false_positives")
+_STAR_FACTS = {
+    "voltage_kv": ("rlnVoltage",),
+    "cs_mm": ("rlnSphericalAberration",),
+    "amplitude_contrast": ("rlnAmplitudeContrast",),
+    "pixel_size_angstrom": ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"),
+}
+_CS_FACTS = {
+    "voltage_kv": "ctf/accel_kv",
+    "cs_mm": "ctf/cs_mm",
+    "amplitude_contrast": "ctf/amp_contrast",
+    "pixel_size_angstrom": "location/micrograph_psize_A",
+}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What SOURCE is."""
+
+    positives: Path
+    negatives: Path | None
+    micrographs: str | None
+    y_origin: str
+    has_ctf: bool
+
+
+def _find_entry(source: Path) -> _Found:
+    """Return the parts of an entry as CryoPPP or CryoPPP_Lite publishes it."""
+    images = {path.suffix.lower() for path in (source / "micrographs").glob("*")}
+    pictures = images & {".jpg", ".jpeg", ".png"}
+    if bool(pictures) == (".mrc" in images):
+        raise InputFileError(
+            source / "micrographs",
+            found=f"files named {', '.join(sorted(images)) or 'nothing'}",
+            expected="MRC files (CryoPPP) or pictures (CryoPPP_Lite), one kind of them",
+            remedy="Unpack the whole archive of the entry; take away what does not belong to it.",
+        )
+    suffix = next(iter(pictures)) if pictures else ".mrc"
+    negatives = source / _FALSE
+    return _Found(
+        positives=source / _LABELS,
+        negatives=negatives if negatives.is_dir() and any(negatives.glob("*.csv")) else None,
+        micrographs=str(source / "micrographs" / f"*{suffix}"),
+        # The pictures are drawn as the labels count.
+        y_origin="top" if pictures else "bottom",
+        has_ctf=not pictures,
+    )
+
+
+def _inspect(source: Path) -> _Found:
+    if not source.exists():
+        raise InputFileError(
+            source, found="no such file or folder", expected="picks or an entry", remedy="Check the path."
+        )
+    if (source / _LABELS).is_dir():
+        return _find_entry(source)
+    return _Found(source, None, None, "top", True)
+
+
+def _read_facts(source: Path) -> dict[str, float]:
+    """Return what a STAR or .cs file says of the microscope; nothing for other files."""
+    if source.suffix.lower() == ".star":
+        blocks = read_star(source).values()
+        return {
+            fact: float(values[0])
+            for fact, labels in _STAR_FACTS.items()
+            for values in [
+                next((block[label] for label in labels for block in blocks if label in block.columns), pl.Series())
+            ]
+            if len(values)
+        }
+    if source.suffix.lower() == ".cs":
+        table = read_cs(source)
+        names = table.dtype.names or ()
+        return {
+            fact: round(float(table[name][0]), 6) for fact, name in _CS_FACTS.items() if name in names and len(table)
+        }
+    return {}
+
+
+def _hash(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _make_recipe(adopt: dict[str, Any], *, has_ctf: bool) -> Recipe:
+    """Return the recipe that goes on from picks; pictures have lost what CTF and 3D need."""
+    names = ["ctf", "extract", "classify2d", "select2d", "reconstruct", "validate"]
+    after = names if has_ctf else ["extract", "classify2d", "select2d"]
+    before = [RecipeStep(stage="ingest"), RecipeStep(stage="motion"), RecipeStep(stage="adopt", params=adopt)]
+    return Recipe(steps=(*before, *(RecipeStep(stage=name) for name in after)))
+
+
+@click.command()
+@project_argument
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--micrographs", metavar="GLOB", help="finished micrographs, in quotes; an entry of CryoPPP has its own")
+@click.option(
+    "--y-origin", type=click.Choice(["top", "bottom"]), help="from where the picks count rows [default: as SOURCE]"
+)
+@click.option(
+    "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="factor to full pixels"
+)
+@click.option("--picker", default="imported", show_default=True, help="who or what picked")
+@click.option("--pixel-size", "pixel_size_angstrom", type=float, metavar="A", help="Å per pixel of the micrographs")
+@click.option("--voltage", "voltage_kv", type=float, metavar="KV", help="acceleration voltage, kV [default: 300]")
+@click.option("--cs", "cs_mm", type=float, metavar="MM", help="spherical aberration, mm [default: 2.7]")
+@click.option("--amplitude-contrast", type=float, metavar="W", help="fraction of amplitude contrast [default: 0.1]")
+@click.option(
+    "--diameter", "diameter_angstrom", type=float, metavar="A", help="particle diameter, Å; else as the picks say"
+)
+@click.option("--symmetry", metavar="G", help="point group, e.g. D2 [default: C1]")
+@click.option("--title", help="what the data set is")
+@machine_options
+def import_dataset(
+    project: Path,
+    source: Path,
+    micrographs: str | None,
+    y_origin: str | None,
+    scale: float,
+    picker: str,
+    workers: int | None,
+    device: str,
+    scheduler: str | None,
+    **values: Any,
+) -> None:
+    """Make PROJECT from labels or picks that exist, and read them in.
+
+    SOURCE is an entry of CryoPPP or CryoPPP_Lite as published (its folder), or picks in any format that `vitreous evaluate`
+    reads: RELION .star, CryoSPARC .cs, EMAN2 _info.json or .box, Topaz .txt, crYOLO .cbox, .csv; a file or a folder. Names with
+    CryoSPARC's numbers before them find their micrographs. Go on with `vitreous run PROJECT`.
+    """
+    from vitreous.engine.run import run_recipe
+
+    found = _inspect(source)
+    pattern = micrographs or found.micrographs
+    if pattern is None:
+        raise SettingError(
+            f"{source}: these are picks alone; give their micrographs with --micrographs GLOB, in quotes"
+        )
+    root = project.expanduser().absolute().resolve()
+
+    def make_relative(path: Path) -> str:
+        return Path(os.path.relpath(path.absolute().resolve(), root)).as_posix()
+
+    paths = [path for path in (found.positives, found.negatives) if path is not None]
+    adopt = {
+        "positives": make_relative(found.positives),
+        "negatives": None if found.negatives is None else make_relative(found.negatives),
+        "y_origin": y_origin or found.y_origin,
+        "scale": scale,
+        "picker": picker,
+        "digest": _hash(paths),
+    }
+    adopt = {name: value for name, value in adopt.items() if value is not None}
+    facts = build_facts(
+        {"micrographs": pattern} | _read_facts(source) | {k: v for k, v in values.items() if v is not None}
+    )
+    created = create_project(root, facts, _make_recipe(adopt, has_ctf=found.has_ctf))
+    with watch() as listener:
+        records = run_recipe(created, "adopt", (), choose_machine(workers, device, scheduler), listener)
+    for warning in records[-1].warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{root}: {records[-1].outputs['particles']} particles; go on with\n  vitreous run {project}", err=True)

@@ -1,0 +1,153 @@
+"""Take the picks or labels of other programs and people as the project's particles, with the labels that they have."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from vitreous.errors import SettingError, UserError
+from vitreous.io.coordinates import read_coordinates
+from vitreous.io.naming import match_micrographs
+from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
+
+__all__ = ["STAGE", "AdoptParams"]
+
+_MAX_OUTSIDE = 0.05
+_ROUNDING_PX = 1.0
+"""Published positions are whole pixels, some counted from the other side: at the edge they are off by up to this."""
+
+
+class AdoptParams(StageParams):
+    """Where the picks are, and how they count."""
+
+    positives: str | None = Field(None, description="file or folder of picks, relative to the project; needed")
+    negatives: str | None = Field(None, description="file or folder of what is no particle, relative to the project")
+    y_origin: Literal["top", "bottom"] = Field(
+        "top", description="bottom: rows are counted from the last in memory, as in CryoPPP's label files"
+    )
+    scale: float = Field(1.0, gt=0, description="factor from the picks' pixels to those of the micrographs")
+    diameter_angstrom: float | None = Field(
+        None, gt=0, description="particle diameter, Å; null: as the project says, else as the picks say"
+    )
+    picker: str = Field("imported", min_length=1, description="who or what picked")
+    digest: str | None = Field(None, description="SHA-256 of the files, so that changed files make another run")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    picks: pl.DataFrame
+    """As `read_coordinates` returns them, with `label`."""
+    micrographs: pl.DataFrame
+    given_diameter: float | None
+
+
+@dataclass(frozen=True)
+class _Adopted:
+    particles: pl.DataFrame
+    warnings: tuple[str, ...]
+
+
+def _read(name: str, label: str, params: AdoptParams, context: Context) -> pl.DataFrame:
+    path = Path(os.path.normpath(context.root / name))
+    return read_coordinates(path, scale=params.scale).with_columns(label=pl.lit(label))
+
+
+def _load(inputs: Inputs, params: AdoptParams, context: Context) -> _Loaded:
+    if params.positives is None:
+        raise SettingError("adopt: found no picks, expected a file or folder relative to the project; give --positives")
+    picks = [_read(params.positives, "positive", params, context)]
+    if params.negatives is not None:
+        picks.append(_read(params.negatives, "negative", params, context))
+    given = inputs["entries"]["diameter_angstrom"].drop_nulls()
+    diameter = params.diameter_angstrom or (float(given[0]) if len(given) else None)
+    columns = ["micrograph_id", "nx_px", "ny_px", "pixel_size_angstrom"]
+    return _Loaded(pl.concat(picks), inputs["micrographs"].select(columns), diameter)
+
+
+def _name_micrographs(picks: pl.DataFrame, identifiers: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Add `micrograph_id`; picks of micrographs that the project lacks are left out, and said."""
+    names = picks["micrograph"].unique().sort().to_list()
+    meant = match_micrographs(names, identifiers)
+    if not meant:
+        raise UserError(
+            f"adopt: found picks of micrographs named {', '.join(names[:3])}, expected names like {', '.join(identifiers[:3])}; "
+            "no name is the same. Rename the files, or give the micrographs that were picked."
+        )
+    lost = [name for name in names if name not in meant]
+    warnings = (
+        [f"the picks of {len(lost)} micrographs are left out, which are not here, e.g. {lost[0]}"] if lost else []
+    )
+    empty = len(set(identifiers) - set(meant.values()))
+    if empty:
+        warnings.append(f"{empty} of {len(identifiers)} micrographs have no picks")
+    column = pl.col("micrograph").replace_strict(dict(meant), default=None, return_dtype=pl.String)
+    return picks.with_columns(micrograph_id=column).drop_nulls("micrograph_id"), warnings
+
+
+def _keep_inside(picks: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Move what rounding put just past the edge onto it; leave out what is farther, and refuse many of them."""
+    x, y = pl.col("x_px"), pl.col("y_px")
+    last_x, last_y = pl.col("nx_px") - 1, pl.col("ny_px") - 1
+    inside = x.is_between(-_ROUNDING_PX, last_x + _ROUNDING_PX) & y.is_between(-_ROUNDING_PX, last_y + _ROUNDING_PX)
+    kept = picks.filter(inside).with_columns(x.clip(0, last_x), y.clip(0, last_y))
+    n_outside = picks.height - kept.height
+    if n_outside > _MAX_OUTSIDE * picks.height:
+        row = picks.filter(~inside).row(0, named=True)
+        raise UserError(
+            f"adopt: found {n_outside} of {picks.height} picks outside their micrograph, such as x {row['x_px']:.0f}, "
+            f"y {row['y_px']:.0f} in {row['micrograph_id']} of {row['nx_px']}x{row['ny_px']} px; expected all inside. "
+            "Check that they are picks of these micrographs, and their scale."
+        )
+    return kept, [f"{n_outside} picks outside their micrograph are left out"] if n_outside else []
+
+
+def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopted:
+    identifiers = loaded.micrographs["micrograph_id"].to_list()
+    named, warnings = _name_micrographs(loaded.picks, identifiers)
+    joined = named.join(loaded.micrographs, on="micrograph_id", how="left", maintain_order="left")
+    if params.y_origin == "bottom":
+        joined = joined.with_columns(y_px=pl.col("ny_px") - pl.col("y_px"))
+    inside, left_out = _keep_inside(joined)
+    own = pl.col("diameter_px") * pl.col("pixel_size_angstrom")
+    diameter = own if loaded.given_diameter is None else pl.lit(loaded.given_diameter)
+    sized = inside.with_columns(diameter_angstrom=diameter)
+    if sized["diameter_angstrom"].null_count():
+        raise UserError("adopt: found no particle diameter in the picks, expected one; give it in Å with --diameter")
+    order = {identifier: i for i, identifier in enumerate(identifiers)}
+    ordered = sized.with_columns(order=pl.col("micrograph_id").replace_strict(order, return_dtype=pl.Int64)).sort(
+        "order", maintain_order=True
+    )
+    number = (pl.int_range(1, pl.len() + 1).over("micrograph_id")).cast(pl.String).str.zfill(5)
+    particles = ordered.select(
+        pl.format("{}_{}", "micrograph_id", number).alias("particle_id"),
+        "micrograph_id",
+        "x_px",
+        "y_px",
+        "diameter_angstrom",
+        "label",
+        picker=pl.lit(params.picker),
+        ncc=pl.col("score"),
+        reason=pl.when(pl.col("label") == "negative").then(pl.lit("expert")),
+    )
+    return _Adopted(particles, (*warnings, *left_out))
+
+
+def _save(result: _Adopted, inputs: Inputs, params: AdoptParams, folder: RunFolder) -> Saved:
+    return Saved({"particles": result.particles}, result.warnings)
+
+
+STAGE = DatasetStage(
+    name="adopt",
+    version="1",
+    summary="Take the picks or labels of other programs and people as the particles, with the labels that they have.",
+    params=AdoptParams,
+    needs=("entries", "micrographs"),
+    makes=("particles",),
+    load=_load,
+    compute=_compute,
+    save=_save,
+)
