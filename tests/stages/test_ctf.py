@@ -121,9 +121,9 @@ def test_what_is_written(tmp_path: Path) -> None:
     curves = json.loads((tmp_path / good["ctf_curve_path"]).read_text(encoding="utf-8"))
     k = curves["frequency_per_angstrom"]
     assert len(k) == len(curves["spectrum"]) == len(curves["ctf_squared"]) == len(curves["correlation"])
-    assert k[0] == pytest.approx(1 / 30)
-    assert k[-1] == pytest.approx(1 / 4)
-    assert np.isfinite([value for curve in curves.values() for value in curve]).all()
+    assert k[0] == pytest.approx(1 / 30, abs=1e-3)
+    assert k[-1] == pytest.approx(1 / 4, abs=1e-3)
+    assert all(np.isfinite(np.array(curve, dtype=float)).all() for curve in curves.values())
     best = curves["search_defocus_angstrom"][int(np.argmax(curves["search_score"]))]
     assert best == pytest.approx(15050, abs=100)
     assert sum(c > 0.3 for c in curves["correlation"]) > 0.9 * len(k)

@@ -110,6 +110,19 @@ def test_negatives_have_no_image_and_keep_their_rows(tmp_path: Path, tables: dic
     assert particles["defocus_angle_deg"].to_list() == [10.0] * 5 + [20.0] * 5
 
 
+def test_particles_get_their_local_defocus(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    """A plane of 60 Å from the middle to an edge along x and of -30 Å along y, in the first micrograph alone."""
+    surface = '{"degree": 1, "coefficients_angstrom": [60.0, -30.0]}'
+    tables["micrographs"] = tables["micrographs"].with_columns(
+        defocus_surface=pl.when(pl.col("micrograph_id") == "m0").then(pl.lit(surface))
+    )
+    particles = run(tmp_path, tables, ExtractParams()).tables["particles"]
+    rise = [60 * ((x + 0.5) / 200 - 1) - 30 * ((y + 0.5) / 150 - 1) for x, y in PLACES]
+    assert particles["defocus_u_angstrom"].to_list() == pytest.approx([*(1e4 + d for d in rise), *[2e4] * 5])
+    assert particles["defocus_v_angstrom"].to_list() == pytest.approx([*(0.9e4 + d for d in rise), *[1.9e4] * 5])
+    assert particles["defocus_angle_deg"].to_list() == [10.0] * 5 + [20.0] * 5
+
+
 def test_a_micrograph_that_failed_leaves_its_rows(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
     particles = run(tmp_path, tables, ExtractParams(), failing=("m0",)).tables["particles"]
     assert particles.height == 10

@@ -5,22 +5,26 @@ cross-correlation, as CTFFIND does with amplitudes (Rohou & Grigorieff 2015, doi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.optimize import minimize
 from torch import Tensor
 
 from vitreous.ops.ctf import compute_chi, compute_ctf_1d
+from vitreous.ops.ctf_quality import (
+    correlate,
+    correlate_locally,
+    find_resolution,
+    make_background_basis,
+    remove_background,
+    scale_to_unit,
+)
 
 __all__ = ["CtfFit", "FitBand", "fit_ctf"]
-
-_BACKGROUND_INTERVALS = 7
-_CORRELATION_LIMIT = 0.3
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class CtfFit:
     defocus_v_angstrom: float
     defocus_angle_deg: float
     """0 to 180, from +x towards +y."""
+    phase_shift_deg: float
     score: float
     """Mean correlation of spectrum and CTF² up to the resolution."""
     resolution_angstrom: float
@@ -55,51 +60,23 @@ class CtfFit:
     correlation: Tensor
     search_defocus_angstrom: Tensor
     search_score: Tensor
+    """At the best phase shift."""
 
 
-def _make_background_basis(k: Tensor) -> Tensor:
-    """Return an orthonormal basis, `(n_k, n)`, of the smooth curves: cubic splines in k."""
-    degree = 3
-    low, high = float(k[0]), float(k[-1])
-    inner = np.linspace(low, high, _BACKGROUND_INTERVALS + 1)
-    knots = np.concatenate([[low] * degree, inner, [high] * degree])
-    design = BSpline.design_matrix(np.clip(k.double().cpu().numpy(), low, high), knots, degree).toarray()
-    basis: Tensor = torch.linalg.qr(torch.from_numpy(design))[0]
-    return basis.to(k.device)
+def _optics(band: FitBand, phase_shift_deg: float) -> dict[str, float]:
+    return {
+        "voltage_kv": band.voltage_kv,
+        "cs_mm": band.cs_mm,
+        "amplitude_contrast": band.amplitude_contrast,
+        "phase_shift_deg": phase_shift_deg,
+    }
 
 
-def _remove_background(curves: Tensor, basis: Tensor) -> Tensor:
-    """Return `curves` `(..., n_k)` less their projection on the basis."""
-    smooth: Tensor = (curves @ basis) @ basis.T
-    return curves - smooth
-
-
-def _correlate(first: Tensor, second: Tensor) -> Tensor:
-    lengths = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
-    correlation: Tensor = (first * second).sum(-1) / lengths.clamp_min(1e-12)
-    return correlation
-
-
-def _optics(band: FitBand) -> dict[str, float]:
-    return {"voltage_kv": band.voltage_kv, "cs_mm": band.cs_mm, "amplitude_contrast": band.amplitude_contrast}
-
-
-def _search_defocus(profile: Tensor, k: Tensor, basis: Tensor, defocus: Tensor, band: FitBand) -> Tensor:
-    model = compute_ctf_1d(k[None, :], defocus[:, None], **_optics(band)).square()
-    return _correlate(_remove_background(profile, basis)[None, :], _remove_background(model, basis))
-
-
-def _local_correlation(first: Tensor, second: Tensor, chi: Tensor) -> Tensor:
-    """Return the correlation of two curves around each point, over a window of one and a half rings of CTF²."""
-    n = len(first)
-    result = torch.zeros_like(first)
-    for i in range(n):
-        inside = (chi - chi[i]).abs() <= 0.75 * math.pi
-        low, high = max(0, i - 5), min(n, i + 6)
-        inside[low:high] = True
-        a, b = first[inside], second[inside]
-        result[i] = _correlate(a - a.mean(), b - b.mean())
-    return result
+def _search_defocus(
+    profile: Tensor, k: Tensor, basis: Tensor, defocus: Tensor, band: FitBand, phase_shift_deg: float
+) -> Tensor:
+    model = compute_ctf_1d(k[None, :], defocus[:, None], **_optics(band, phase_shift_deg)).square()
+    return correlate(remove_background(profile, basis)[None, :], remove_background(model, basis))
 
 
 def _average_equal_phase(polar: Tensor, k: Tensor, directional: Tensor, mean_defocus: float) -> Tensor:
@@ -130,19 +107,19 @@ def _minimise(
 
 
 def _refine(
-    polar: Tensor, k: Tensor, angles: Tensor, start_defocus: float, band: FitBand
+    polar: Tensor, k: Tensor, angles: Tensor, start_defocus: float, band: FitBand, phase_shift_deg: float
 ) -> tuple[float, float, float]:
     """Return mean defocus and the two components of astigmatism, D(a) = D + A cos 2a + B sin 2a, that correlate best."""
-    basis = _make_background_basis(k)
-    data = _remove_background(polar, basis)
+    basis = make_background_basis(k)
+    data = remove_background(polar, basis)
     data = data / data.norm()
     cos2, sin2 = torch.cos(2 * angles)[:, None], torch.sin(2 * angles)[:, None]
     k_squared = k.square()[None, :]
 
     def misfit(values: NDArray[np.float64]) -> float:
         mean, a, b = (float(value) * 1000 for value in values)
-        chi = compute_chi(k_squared, mean + a * cos2 + b * sin2, **_optics(band))
-        model = _remove_background(torch.sin(chi).square(), basis)
+        chi = compute_chi(k_squared, mean + a * cos2 + b * sin2, **_optics(band, phase_shift_deg))
+        model = remove_background(torch.sin(chi).square(), basis)
         return -float((data * model).sum() / model.norm().clamp_min(1e-12))
 
     best: tuple[float, NDArray[np.float64]] | None = None
@@ -159,16 +136,6 @@ def _refine(
     return mean, a, b
 
 
-def _find_resolution(k: Tensor, correlation: Tensor) -> int:
-    """Return the index where the correlation first stays below the limit; the first tenth is not judged."""
-    start = len(k) // 10
-    below = correlation < _CORRELATION_LIMIT
-    for i in range(start, len(k)):
-        if bool(below[i : i + 6].all()):
-            return max(i, 1)
-    return len(k) - 1
-
-
 def fit_ctf(
     polar: Tensor,
     k: Tensor,
@@ -178,6 +145,7 @@ def fit_ctf(
     min_defocus_angstrom: float,
     max_defocus_angstrom: float,
     step_angstrom: float = 25.0,
+    phase_shifts_deg: Sequence[float] = (0.0,),
 ) -> CtfFit:
     """Fit defocus and astigmatism to a polar power spectrum.
 
@@ -193,6 +161,8 @@ def fit_ctf(
         Frequencies to fit, and optics.
     min_defocus_angstrom, max_defocus_angstrom, step_angstrom
         Range of the exhaustive search.
+    phase_shifts_deg
+        Phase shifts of a phase plate to search; the best of them is kept as it is.
 
     Returns
     -------
@@ -209,28 +179,31 @@ def fit_ctf(
     angles = angles.double()
     if len(k) < 40:
         raise ValueError(f"only {len(k)} frequencies between {band.k_min:.3f} and {band.k_max:.3f} 1/Å")
-    basis = _make_background_basis(k)
+    basis = make_background_basis(k)
     defocus = torch.arange(
         min_defocus_angstrom, max_defocus_angstrom, step_angstrom, dtype=torch.float64, device=k.device
     )
-    search = _search_defocus(polar.mean(dim=0), k, basis, defocus, band)
-    mean, a, b = _refine(polar, k, angles, float(defocus[search.argmax()]), band)
-    last = _judge(polar, k, angles, (mean, a, b), band)[2]
+    profile = polar.mean(dim=0)
+    searches = [_search_defocus(profile, k, basis, defocus, band, phase) for phase in phase_shifts_deg]
+    best = max(range(len(searches)), key=lambda i: float(searches[i].max()))
+    search, phase = searches[best], phase_shifts_deg[best]
+    mean, a, b = _refine(polar, k, angles, float(defocus[search.argmax()]), band, phase)
+    last = _judge(polar, k, angles, (mean, a, b), band, phase)[2]
     end = min(len(k), max(int(1.15 * last), 60))
     if end < len(k):
-        mean, a, b = _refine(polar[:, :end], k[:end], angles, mean, band)
-    spectrum, correlation, last = _judge(polar, k, angles, (mean, a, b), band)
+        mean, a, b = _refine(polar[:, :end], k[:end], angles, mean, band, phase)
+    spectrum, correlation, last = _judge(polar, k, angles, (mean, a, b), band, phase)
     half = math.hypot(a, b)
-    low, high = torch.quantile(spectrum, torch.tensor([0.02, 0.98], dtype=torch.float64, device=k.device))
     return CtfFit(
         defocus_u_angstrom=mean + half,
         defocus_v_angstrom=mean - half,
         defocus_angle_deg=math.degrees(0.5 * math.atan2(b, a)) % 180.0,
+        phase_shift_deg=phase,
         score=float(correlation[len(k) // 10 : last + 1].mean()) if last > len(k) // 10 else 0.0,
         resolution_angstrom=1 / float(k[last]),
         frequency_per_angstrom=k,
-        spectrum=((spectrum - low) / (high - low).clamp_min(1e-12)).clamp(-0.5, 1.5),
-        ctf_squared=compute_ctf_1d(k, mean, **_optics(band)).square(),
+        spectrum=scale_to_unit(spectrum),
+        ctf_squared=compute_ctf_1d(k, mean, **_optics(band, phase)).square(),
         correlation=correlation,
         search_defocus_angstrom=defocus,
         search_score=search,
@@ -238,13 +211,19 @@ def fit_ctf(
 
 
 def _judge(
-    polar: Tensor, k: Tensor, angles: Tensor, fit: tuple[float, float, float], band: FitBand
+    polar: Tensor,
+    k: Tensor,
+    angles: Tensor,
+    fit: tuple[float, float, float],
+    band: FitBand,
+    phase_shift_deg: float,
 ) -> tuple[Tensor, Tensor, int]:
     """Return the equal-phase mean without background, its local correlation with CTF², and the index of the resolution."""
     mean, a, b = fit
     directional = mean + a * torch.cos(2 * angles) + b * torch.sin(2 * angles)
-    basis = _make_background_basis(k)
-    spectrum = _remove_background(_average_equal_phase(polar, k, directional, mean), basis)
-    chi = compute_chi(k.square(), torch.as_tensor(mean, dtype=k.dtype, device=k.device), **_optics(band))
-    correlation = _local_correlation(spectrum, torch.sin(chi).square(), chi)
-    return spectrum, correlation, _find_resolution(k, correlation)
+    basis = make_background_basis(k)
+    spectrum = remove_background(_average_equal_phase(polar, k, directional, mean), basis)
+    defocus = torch.as_tensor(mean, dtype=k.dtype, device=k.device)
+    chi = compute_chi(k.square(), defocus, **_optics(band, phase_shift_deg))
+    correlation = correlate_locally(spectrum, torch.sin(chi).square(), chi)
+    return spectrum, correlation, find_resolution(correlation)

@@ -1,6 +1,7 @@
-"""Power spectra of micrographs: averaged over tiles, and resampled to polar coordinates."""
+"""Power spectra of micrographs: of tiles, averaged, and resampled to polar coordinates."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,7 +9,46 @@ from torch.nn import functional
 
 from vitreous.ops.fourier import rfft2
 
-__all__ = ["compute_polar_spectrum", "compute_tile_spectrum"]
+__all__ = [
+    "TileSpectra",
+    "compute_polar_spectrum",
+    "compute_tile_spectra",
+    "compute_tile_spectrum",
+]
+
+_TAPER_FRACTION = 0.1
+"""Of the side of a tile, at each end."""
+_MOST_TILES = 500
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class TileSpectra:
+    """Power of the tiles of an image that look like most of them."""
+
+    power: Tensor
+    """Half spectra, `(n_tiles, tile, tile // 2 + 1)`."""
+    centres_px: Tensor
+    """Of the tiles, `(n_tiles, 2)` as (x, y)."""
+    n_looks: float
+    """Independent spectra that the mean of all tiles is worth.
+
+    Tapered tiles that overlap are not independent, and neither are neighbouring frequencies of one tile. Any sum of the mean
+    power over a region of frequencies that is wide against the transform of the taper has the variance that this many
+    untapered separate tiles would give.
+    """
+    lag_weights: tuple[Tensor, Tensor]
+    """Of the covariance of the mean power at two frequencies, the transform: along y and along x, `(tile // 2 + 1,)` each.
+
+    1 at lag 0. The covariance itself is the product of the two transforms, over the difference of the frequencies.
+    """
+    n_left_out: int
+    """Tiles that differ too much from the others."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean power, `(tile, tile // 2 + 1)`."""
+        return self.power.mean(dim=0)
 
 
 def _make_taper(n: int, fraction: float, device: torch.device) -> Tensor:
@@ -18,11 +58,23 @@ def _make_taper(n: int, fraction: float, device: torch.device) -> Tensor:
     return torch.cat([edge, torch.ones(n - 2 * width, device=device), edge.flip(0)])
 
 
-def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:
-    """Return the mean power of overlapping tiles on the half spectrum, `(tile_px, tile_px // 2 + 1)`.
+def _place(n: int, tile: int, step: int) -> list[int]:
+    """Return where tiles start that cover `n` pixels evenly, at most `step` apart."""
+    starts: list[int] = torch.linspace(0, n - tile, math.ceil((n - tile) / step) + 1).round().long().tolist()
+    return starts
 
-    Tiles overlap by half and are tapered at the edges. A tile whose standard deviation is far from the median of all (carbon
-    edge, contamination, a hole without ice) is left out.
+
+def compute_tile_spectra(image: Tensor, tile_px: int) -> TileSpectra:
+    """Return the power of tiles that overlap by half (by less in very large images), tapered at the edges.
+
+    A tile whose standard deviation is far from the median of all (carbon edge, contamination, a hole without ice) is left out.
+
+    Parameters
+    ----------
+    image
+        `(ny, nx)`.
+    tile_px
+        Side of a tile, even.
 
     Raises
     ------
@@ -32,25 +84,53 @@ def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:
     ny, nx = image.shape
     if min(ny, nx) < tile_px:
         raise ValueError(f"an image of {ny} x {nx} is smaller than a tile of {tile_px}")
-    starts = [
-        torch.linspace(0, n - tile_px, max(1, math.ceil(2 * (n - tile_px) / tile_px) + 1)).round().long().tolist()
-        for n in (ny, nx)
-    ]
-    tiles = [image[y : y + tile_px, x : x + tile_px] for y in starts[0] for x in starts[1]]
-    spread = torch.stack([tile.std() for tile in tiles]).log()
+    step = tile_px // 2
+    while (math.ceil((ny - tile_px) / step) + 1) * (math.ceil((nx - tile_px) / step) + 1) > _MOST_TILES:
+        step += tile_px // 8
+    rows, columns = _place(ny, tile_px, step), _place(nx, tile_px, step)
+    corners = [(y, x) for y in rows for x in columns]
+    # Every fourth row is enough to tell a tile's deviation.
+    spread = torch.stack([image[y : y + tile_px : 4, x : x + tile_px].std() for y, x in corners]).log()
     deviation = (spread - spread.median()).abs()
     limit = max(4 * 1.4826 * float(deviation.median()), 0.05)
-    taper = _make_taper(tile_px, 0.1, image.device)
-    window = taper[:, None] * taper[None, :]
-    power = torch.zeros(tile_px, tile_px // 2 + 1, device=image.device)
-    n_used = 0
-    for tile, far in zip(tiles, deviation.tolist(), strict=True):
-        if far <= limit:
-            power += rfft2((tile - tile.mean()) * window).abs().square()
-            n_used += 1
-    if n_used == 0:
+    kept = [corner for corner, far in zip(corners, deviation.tolist(), strict=True) if far <= limit]
+    if not kept:
         raise ValueError("expected an image with detail, found a constant one")
-    return power / n_used
+    taper = _make_taper(tile_px, _TAPER_FRACTION, image.device)
+    window = taper[:, None] * taper[None, :]
+    power = torch.empty(len(kept), tile_px, tile_px // 2 + 1, device=image.device)
+    coverage = torch.zeros(ny, nx, device=image.device)
+    for first in range(0, len(kept), _BATCH):
+        batch = kept[first : first + _BATCH]
+        tiles = torch.stack([image[y : y + tile_px, x : x + tile_px] for y, x in batch])
+        spectra = rfft2((tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window)
+        torch.add(spectra.real.square(), spectra.imag.square(), out=power[first : first + len(batch)])
+    for y, x in kept:
+        coverage[y : y + tile_px, x : x + tile_px] += window.square()
+    centre = (tile_px - 1) / 2
+    return TileSpectra(
+        power=power,
+        centres_px=torch.tensor([(x + centre, y + centre) for y, x in kept], dtype=torch.float64, device=image.device),
+        n_looks=float(coverage.sum().square() / (tile_px**2 * coverage.square().sum())),
+        lag_weights=(_weigh_lags(rows, taper), _weigh_lags(columns, taper)),
+        n_left_out=len(corners) - len(kept),
+    )
+
+
+def _weigh_lags(starts: list[int], taper: Tensor) -> Tensor:
+    """Return the sum over places of the square of what tiles share of the products of tapers at a lag; 1 at lag 0."""
+    tile = len(taper)
+    shared = torch.zeros(tile // 2 + 1, max(starts) + tile, device=taper.device)
+    products = torch.stack([taper * torch.cat([taper[lag:], taper.new_zeros(lag)]) for lag in range(tile // 2 + 1)])
+    for start in starts:
+        shared[:, start : start + tile] += products
+    sums = shared.square().sum(dim=1)
+    return sums / sums[0]
+
+
+def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:
+    """Return the mean power of the tiles of `compute_tile_spectra`, `(tile_px, tile_px // 2 + 1)`."""
+    return compute_tile_spectra(image, tile_px).mean
 
 
 def compute_polar_spectrum(power: Tensor, k_px: Tensor, n_angles: int, *, pixel_ratio: float = 1.0) -> Tensor:

@@ -1,25 +1,30 @@
-"""Defocus and astigmatism of every micrograph, with the resolution up to which the fit holds."""
+"""Defocus, astigmatism, phase shift and local defocus of every micrograph: how far the fit holds, how well it is known."""
 
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vitreous.io.atomic import write_json
 from vitreous.io.mrc import read_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
-from vitreous.ops.ctf_fit import CtfFit, FitBand, fit_ctf
+from vitreous.ops.ctf_estimate import CtfEstimate, compute_half_and_half, estimate_ctf
+from vitreous.ops.ctf_fit import FitBand
+from vitreous.ops.curation import Appearance, measure_appearance
 from vitreous.ops.fourier import apply_fourier_crop_2d, find_good_size, irfft2, rfft2
-from vitreous.ops.spectra import compute_polar_spectrum, compute_tile_spectrum
+from vitreous.ops.spectra import compute_tile_spectra
+from vitreous.stages.sanity import check_defocus
 
 __all__ = ["STAGE", "CtfParams"]
 
-_N_ANGLES, _N_FREQUENCIES = 90, 320
 _DOUBTFUL_SCORE = 0.4
 _DOUBTFUL_RESOLUTION_ANGSTROM = 15.0
+_LANDSCAPE_POINTS = 17
 
 
 class CtfParams(StageParams):
@@ -33,6 +38,30 @@ class CtfParams(StageParams):
         1.4, gt=0, description="finer micrographs are resampled to this pixel size, Å"
     )
     tile_px: int = Field(512, ge=64, description="side of the tiles whose spectra are averaged")
+    local_defocus: bool = Field(True, description="whether to look for differences of defocus over the micrograph")
+    min_phase_shift_deg: float = Field(0.0, ge=0, lt=180, description="least phase shift of a phase plate, degrees")
+    max_phase_shift_deg: float = Field(
+        0.0,
+        ge=0,
+        le=180,
+        description="greatest phase shift searched, degrees; the same as the least: it is given, not fitted",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "CtfParams":
+        if self.min_defocus_angstrom >= self.max_defocus_angstrom:
+            raise ValueError("min_defocus_angstrom must be less than max_defocus_angstrom")
+        if self.high_resolution_angstrom >= self.low_resolution_angstrom:
+            raise ValueError("high_resolution_angstrom must be finer (less) than low_resolution_angstrom")
+        if self.min_phase_shift_deg > self.max_phase_shift_deg:
+            raise ValueError("min_phase_shift_deg is greater than max_phase_shift_deg")
+        return self
+
+    def list_phase_shifts(self) -> list[float]:
+        """Return the phase shifts to search, at most 10° apart."""
+        low, high = self.min_phase_shift_deg, self.max_phase_shift_deg
+        n = math.ceil((high - low) / 10)
+        return [low + (high - low) * i / n for i in range(n + 1)] if n else [low]
 
 
 class MicrographItem(Item):
@@ -44,6 +73,18 @@ class MicrographItem(Item):
     cs_mm: float
     amplitude_contrast: float
     row: dict[str, str | float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    estimate: CtfEstimate
+    picture: Tensor
+    """The spectrum beside CTF², 0 to 1."""
+    k_max: float
+    """1/Å, at the edges of the picture."""
+    appearance: Appearance | None
+    tile_centres_px: Tensor
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,60 +113,117 @@ def _load(item: MicrographItem, params: CtfParams, context: Context) -> _Loaded:
     return _Loaded(item, image.to(context.device))
 
 
-def _compute(loaded: _Loaded, params: CtfParams) -> CtfFit:
+def _compute(loaded: _Loaded, params: CtfParams) -> _Fitted:
     item, image = loaded.item, loaded.image
     pixel = item.pixel_size_angstrom
-    pixel_sizes = (pixel, pixel)
+    appearance = measure_appearance(image, pixel)
+    shape = (image.shape[0], image.shape[1])
+    pixel_sizes, ratio = (pixel, pixel), (1.0, 1.0)
     if pixel < 0.9 * params.fit_pixel_size_angstrom:
-        shape = (image.shape[0], image.shape[1])
         small = [min(find_good_size(round(n * pixel / params.fit_pixel_size_angstrom)), n // 2 * 2) for n in shape]
         cropped = apply_fourier_crop_2d(rfft2(image - image.mean()), shape, (small[0], small[1]))
         image = irfft2(cropped, (small[0], small[1]))
-        pixel_sizes = (pixel * shape[0] / small[0], pixel * shape[1] / small[1])
-    tile = min(params.tile_px, min(image.shape) // 2 * 2)
-    power = compute_tile_spectrum(image, tile)
-    nyquist = 0.5 / max(pixel_sizes)
+        ratio = (shape[0] / small[0], shape[1] / small[1])
+        pixel_sizes = (pixel * ratio[0], pixel * ratio[1])
+    tiles = compute_tile_spectra(image, min(params.tile_px, min(image.shape) // 2 * 2))
+    tiles = replace(tiles, centres_px=tiles.centres_px * tiles.centres_px.new_tensor([ratio[1], ratio[0]]))
     band = FitBand(
         k_min=1 / params.low_resolution_angstrom,
-        k_max=min(1 / params.high_resolution_angstrom, 0.95 * nyquist),
+        k_max=min(1 / params.high_resolution_angstrom, 0.95 * 0.5 / max(pixel_sizes)),
         voltage_kv=item.voltage_kv,
         cs_mm=item.cs_mm,
         amplitude_contrast=item.amplitude_contrast,
     )
-    k = torch.linspace(band.k_min, band.k_max, _N_FREQUENCIES, device=image.device)
-    polar = compute_polar_spectrum(power, k * pixel_sizes[0], _N_ANGLES, pixel_ratio=pixel_sizes[1] / pixel_sizes[0])
-    angles = (torch.arange(_N_ANGLES, device=image.device) / _N_ANGLES - 0.5) * torch.pi
-    return fit_ctf(
-        polar,
-        k,
-        angles,
+    estimate = estimate_ctf(
+        tiles,
+        pixel_sizes,
+        shape,
+        pixel,
         band,
         min_defocus_angstrom=params.min_defocus_angstrom,
         max_defocus_angstrom=params.max_defocus_angstrom,
+        phase_shifts_deg=params.list_phase_shifts(),
+        with_surface=params.local_defocus,
     )
+    picture = compute_half_and_half(tiles.mean, pixel_sizes, estimate.refined.values, band)
+    return _Fitted(estimate, picture, band.k_max, appearance, tiles.centres_px, shape)
 
 
-def _save(fit: CtfFit, item: MicrographItem, folder: RunFolder) -> Saved:
+def _describe_landscape(fitted: _Fitted) -> dict[str, object]:
+    """Return the local defocus in Å on a grid over the micrograph, and at the tiles one by one."""
+    surface, mean = fitted.estimate.surface, fitted.estimate.refined.values.mean_angstrom
+    if surface is None:
+        return {}
+    ny, nx = fitted.shape
+    y = torch.linspace(0, ny - 1, _LANDSCAPE_POINTS, dtype=torch.float64)
+    x = torch.linspace(0, nx - 1, _LANDSCAPE_POINTS, dtype=torch.float64)
+    xy = torch.cartesian_prod(y, x).flip(1).to(surface.coefficients.device)
+    grid = (mean + surface.compute_offsets(xy)).reshape(_LANDSCAPE_POINTS, _LANDSCAPE_POINTS)
+    return {
+        "landscape_x_px": x.tolist(),
+        "landscape_y_px": y.tolist(),
+        "landscape_defocus_angstrom": grid.round(decimals=1).tolist(),
+        "tile_x_px": fitted.tile_centres_px[:, 0].tolist(),
+        "tile_y_px": fitted.tile_centres_px[:, 1].tolist(),
+        "tile_defocus_angstrom": surface.tile_defocus_angstrom.round(decimals=1).tolist(),
+        "tile_error_angstrom": surface.tile_error_angstrom.round(decimals=1).tolist(),
+    }
+
+
+def _save(fitted: _Fitted, item: MicrographItem, folder: RunFolder) -> Saved:
+    estimate = fitted.estimate
     path = folder.path / "images" / f"{item.item_id}_ctf.json"
-    curves = (
-        "frequency_per_angstrom",
-        "spectrum",
-        "ctf_squared",
-        "correlation",
-        "search_defocus_angstrom",
-        "search_score",
-    )
-    write_json(path, {name: getattr(fit, name).cpu().tolist() for name in curves})
-    row = pl.DataFrame([item.row], schema_overrides={"ctf_curve_path": pl.String}).with_columns(
-        defocus_u_angstrom=pl.lit(fit.defocus_u_angstrom),
-        defocus_v_angstrom=pl.lit(fit.defocus_v_angstrom),
-        defocus_angle_deg=pl.lit(fit.defocus_angle_deg),
-        phase_shift_deg=pl.lit(0.0),
-        ctf_resolution_angstrom=pl.lit(fit.resolution_angstrom),
-        ctf_score=pl.lit(fit.score),
-        ctf_curve_path=pl.lit(folder.relative(path)),
-    )
+    curves = {
+        "frequency_per_angstrom": estimate.curves.frequency_per_angstrom,
+        "spectrum": estimate.curves.spectrum,
+        "ctf_squared": estimate.curves.ctf_squared,
+        "correlation": estimate.curves.correlation,
+        "search_defocus_angstrom": estimate.search.search_defocus_angstrom,
+        "search_score": estimate.search.search_score,
+    }
+    document: dict[str, object] = {name: curve.cpu().tolist() for name, curve in curves.items()}
+    document["spectrum_beside_ctf"] = (255 * fitted.picture).round().int().cpu().tolist()
+    document["spectrum_k_max_per_angstrom"] = fitted.k_max
+    write_json(path, document | _describe_landscape(fitted))
+    row = pl.DataFrame([item.row | _list_columns(fitted, item) | {"ctf_curve_path": folder.relative(path)}])
     return Saved({"micrographs": row})
+
+
+def _list_columns(fitted: _Fitted, item: MicrographItem) -> dict[str, str | float | None]:
+    estimate = fitted.estimate
+    refined, values, surface = estimate.refined, estimate.refined.values, estimate.surface
+    columns: dict[str, str | float | None] = {
+        "defocus_u_angstrom": values.defocus_u_angstrom,
+        "defocus_v_angstrom": values.defocus_v_angstrom,
+        "defocus_angle_deg": values.defocus_angle_deg,
+        "phase_shift_deg": values.phase_shift_deg,
+        "defocus_error_angstrom": refined.mean_error_angstrom,
+        "astigmatism_angstrom": values.astigmatism_angstrom,
+        "astigmatism_error_angstrom": refined.astigmatism_error_angstrom,
+        "defocus_angle_error_deg": refined.angle_error_deg,
+        "phase_shift_error_deg": refined.phase_shift_error_deg,
+        "ctf_resolution_angstrom": estimate.resolution_angstrom,
+        "ctf_strict_resolution_angstrom": estimate.strict_resolution_angstrom,
+        "ctf_score": estimate.score,
+        "ice_ring_score": estimate.ice_ring_score,
+    }
+    if fitted.appearance is not None:
+        columns |= {"coarseness": fitted.appearance.coarseness, "structure": fitted.appearance.structure}
+    if surface is not None:
+        tilt, axis, error = surface.compute_tilt(item.pixel_size_angstrom)
+        offsets = surface.compute_offsets(fitted.tile_centres_px)
+        columns |= {
+            "defocus_range_angstrom": float(offsets.max() - offsets.min()),
+            "specimen_tilt_deg": tilt,
+            "specimen_tilt_axis_deg": axis if surface.degree else None,
+            "specimen_tilt_error_deg": error,
+            "defocus_surface": json.dumps(
+                {"degree": surface.degree, "coefficients_angstrom": surface.coefficients.cpu().tolist()}
+            )
+            if surface.degree
+            else None,
+        }
+    return columns
 
 
 def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
@@ -138,13 +236,15 @@ def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
         f"{row['ctf_score']:.2f} up to {row['ctf_resolution_angstrom']:.1f} Å)"
         for row in doubtful.iter_rows(named=True)
     ]
+    for (pixel,), group in frame.group_by("pixel_size_angstrom", maintain_order=True):
+        warnings += check_defocus(group, float(str(pixel)))
     return Saved(saved.tables, (*saved.warnings, *warnings))
 
 
 STAGE = ItemStage(
     name="ctf",
-    version="2",
-    summary="Fit defocus and astigmatism to the power spectrum of every micrograph.",
+    version="3",
+    summary="Fit defocus, astigmatism and local defocus to the power spectra of every micrograph, with standard errors.",
     params=CtfParams,
     item=MicrographItem,
     needs=("micrographs",),

@@ -1,9 +1,11 @@
 """Cut the positives out of the micrographs: centred, protein bright, normalised, reduced."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import torch
 from pydantic import Field
@@ -13,6 +15,7 @@ from vitreous.errors import UserError
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
+from vitreous.ops.ctf_surface import compute_surface
 from vitreous.ops.fourier import find_good_size
 
 __all__ = ["STAGE", "ExtractParams"]
@@ -119,6 +122,22 @@ def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
     return Saved({"particles": rows})
 
 
+def _compute_local_defocus(particles: pl.DataFrame, micrographs: pl.DataFrame) -> pl.Series:
+    """Return local less mean defocus at every particle, Å; 0 in micrographs where it is the same everywhere."""
+    curved = micrographs.drop_nulls("defocus_surface")
+    surfaces = {row["micrograph_id"]: row for row in curved.iter_rows(named=True)}
+    offsets = np.zeros(particles.height)
+    places = particles.select("micrograph_id", "x_px", "y_px").with_row_index("row")
+    for (name,), group in places.filter(pl.col("micrograph_id").is_in(list(surfaces))).group_by("micrograph_id"):
+        row = surfaces[name]
+        surface = json.loads(row["defocus_surface"])
+        coefficients = torch.tensor(surface["coefficients_angstrom"], dtype=torch.float64)
+        xy = torch.from_numpy(group.select("x_px", "y_px").to_numpy())
+        local = compute_surface(surface["degree"], coefficients, (row["ny_px"], row["nx_px"]), xy)
+        offsets[group["row"].to_numpy()] = local.numpy()
+    return pl.Series(offsets)
+
+
 def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
     """Put the stacks beside all other columns; a positive whose micrograph failed stays a candidate without an image."""
     stacks = saved.tables["particles"].select(
@@ -135,12 +154,14 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
             half=pl.col("particle_id").map_elements(lambda name: _choose_half(params.seed, name), return_dtype=pl.Int64)
         )
     )
+    offsets = _compute_local_defocus(particles, inputs["micrographs"])
+    particles = particles.with_columns(pl.col("defocus_u_angstrom", "defocus_v_angstrom") + offsets)
     return Saved({"particles": particles}, saved.warnings)
 
 
 STAGE = ItemStage(
     name="extract",
-    version="1",
+    version="2",
     summary="Cut the positives out of the micrographs, centred, protein bright and normalised.",
     params=ExtractParams,
     item=MicrographItem,
