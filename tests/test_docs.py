@@ -40,6 +40,7 @@ SUBSTITUTIONS = {
     "--diameter 108 --border 90": "--diameter 24 --border 12",
     # The end-to-end tests run the whole recipe; starting processes takes longer than these few images.
     "vitreous run myproject --workers 2": "vitreous run myproject --workers 1 --until extract",
+    "vitreous run myproject --set 'curate.limits": "vitreous run myproject --until curate --set 'curate.limits",
     "vitreous run myproject": "vitreous run myproject --workers 1 --until extract",
     "relion_preprocess --i micrographs.star": "cd release/relion && relion_preprocess --i micrographs.star",
     "--extract_size 256 --norm --bg_radius 96": "--extract_size 48 --norm --bg_radius 18",
@@ -48,6 +49,7 @@ SUBSTITUTIONS = {
 """What stands in for the reader's data, and for what takes long."""
 
 PREPARED = {
+    "docs/how-to/ctf.md": "myproject",
     "docs/how-to/compare.md": "myproject",
     "docs/how-to/evaluate.md": "myproject",
     "docs/how-to/export.md": "myproject",

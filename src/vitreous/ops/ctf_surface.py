@@ -231,7 +231,10 @@ def _climb(tables: _Tables, terms: Tensor, start: Tensor) -> tuple[Tensor, float
         bend = bend.clamp_min(0.05 * float(bend.clamp_min(0).median()) + 1e-12)
         information = (terms * bend[:, None]).T @ terms
         damped = information + damping * torch.diag(information.diagonal())
-        step = torch.linalg.solve(damped, terms.T @ slope)
+        # Where all tiles lie in a row nothing tells of the slope across it: the shortest step leaves it alone.
+        step = (
+            torch.linalg.lstsq(damped.cpu(), (terms.T @ slope)[:, None].cpu(), driver="gelsd").solution[:, 0].to(terms)
+        )
         moved = current + step
         new = judge(moved)
         if new < value:

@@ -57,8 +57,8 @@ class ExposureItem(Item):
     movie_path: str | None
     micrograph_path: str | None
     gain_path: str | None
-    defects_path: str | None
-    eer_upsampling: Literal[1, 2] | None
+    defects_path: str | None = None
+    eer_upsampling: Literal[1, 2] | None = None
     n_frames: int
     pixel_size_angstrom: float
     voltage_kv: float

@@ -19,6 +19,7 @@ from vitreous.io.movie import read_frames
 __all__ = ["Sample", "Survey", "choose_sample", "read_survey"]
 
 _MAX_MOVIES = 10
+_AS_IS = EerRendering()
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sample:
     name: str
     path: Path
     info: ImageInfo
-    rendering: EerRendering
+    rendering: EerRendering = _AS_IS
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _spread(n: int, n_wanted: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, n - 1, min(n, n_wanted))})
 
 
-def choose_sample(files: Sequence[tuple[str, Path]], rendering: EerRendering) -> list[Sample]:
+def choose_sample(files: Sequence[tuple[str, Path]], rendering: EerRendering = _AS_IS) -> list[Sample]:
     """Return up to ten of the files that can be opened, evenly spread and all of the most frequent size; [] if there are none."""
     spread = _spread(len(files), _MAX_MOVIES)
     others = (i for i in range(len(files)) if i not in set(spread))
