@@ -22,6 +22,7 @@ _CYCLES = 6.0
 _LEVEL = 0.3
 _RIM = 0.1
 _TYPICAL_QUANTILE = 0.7
+_LEAST_DETAIL, _LEAST_CYCLES = 0.35, 3.5
 
 MEASURES = ("resolution", "shape", "off-centre", "strength")
 """What a class can fail by, in the order of the columns of `score_classes`."""
@@ -125,13 +126,13 @@ def score_classes(measures: ClassMeasures, n_images: Tensor) -> tuple[Tensor, Te
 
     Notes
     -----
-    The score is the smallest part. A part is one half at the limit: half the detail of the classes that hold most images, and
-    never less than three and a half cycles per diameter; a largest piece of two thirds of the bright area, and two fifths of
+    The score is the smallest part. A part is one half at the limit: about a third of the detail of the classes that hold most
+    images, and never less than three and a half cycles per diameter (particles that are aligned badly are particles); a largest piece of two thirds of the bright area, and two fifths of
     the mask's rim bright; a centre of mass 0.2 diameters off; a contrast of a third or three times the typical one.
     """
     weights = n_images.to(measures.detail)
     detail = _find_typical(measures.detail, weights)
-    limit = max(3.5, 0.5 * detail)
+    limit = max(_LEAST_CYCLES, _LEAST_DETAIL * detail)
     sound = (measures.solidity > 0.67) & (measures.contact < 0.4) & (measures.detail > limit)
     strength = _find_typical(measures.strength, weights * sound if bool(sound.any()) else weights)
     distance = (measures.strength.clamp_min(1e-6) / max(strength, 1e-6)).log().abs()

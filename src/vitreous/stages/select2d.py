@@ -130,7 +130,7 @@ def _save(result: _Scored, inputs: Inputs, params: Select2dParams, folder: RunFo
 
 STAGE = DatasetStage(
     name="select2d",
-    version="1",
+    version="2",
     summary="Choose the 2D classes that show particles; particles of the others become negatives.",
     params=Select2dParams,
     needs=("particles", "classes"),
