@@ -127,8 +127,9 @@ def score_classes(measures: ClassMeasures, n_images: Tensor) -> tuple[Tensor, Te
     Notes
     -----
     The score is the smallest part. A part is one half at the limit: about a third of the detail of the classes that hold most
-    images, and never less than three and a half cycles per diameter (particles that are aligned badly are particles); a largest piece of two thirds of the bright area, and two fifths of
-    the mask's rim bright; a centre of mass 0.2 diameters off; a contrast of a third or three times the typical one.
+    images, and never less than three and a half cycles per diameter, since particles that are aligned badly are particles; a
+    largest piece of two thirds of the bright area, and two fifths of the mask's rim bright; a centre of mass 0.2 diameters off;
+    a contrast of a third or three times the typical one.
     """
     weights = n_images.to(measures.detail)
     detail = _find_typical(measures.detail, weights)
