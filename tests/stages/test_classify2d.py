@@ -110,6 +110,14 @@ def test_tables_are_complete_and_counts_add_up(place: tuple[Path, Inputs, Saved]
     assert header.pixel_size_angstrom == pytest.approx(PIXEL)
 
 
+def test_effective_classes_are_within_what_the_probability_allows(place: tuple[Path, Inputs, Saved]) -> None:
+    found = place[2].tables["particles"].drop_nulls("class_id")
+    probability, n_effective = found["class_probability"].to_numpy(), found["class_n_effective"].to_numpy()
+    # The largest of probabilities that sum to 1 bounds the sum of their squares from both sides.
+    assert (n_effective > 1 / probability * 0.999).all()
+    assert (n_effective < 1 / probability**2 * 1.001).all()
+
+
 def test_views_are_parted(place: tuple[Path, Inputs, Saved]) -> None:
     sorted_ones = place[2].tables["particles"].filter(pl.col("class_id").is_not_null())
     groups = sorted_ones.partition_by("class_id")

@@ -187,6 +187,9 @@ PARTICLES = Table(
         Column("class_origin_x_angstrom", F, "shift to add to the image to centre it, Å, RELION's origin"),
         Column("class_origin_y_angstrom", F, "shift to add to the image to centre it, Å, RELION's origin"),
         Column("class_probability", F, "posterior probability of the class"),
+        Column(
+            "class_n_effective", F, "classes it is divided among: one over the sum of their squared probabilities"
+        ),
         Column("rot_deg", F, "Euler angle, ZYZ as RELION, degrees"),
         Column("tilt_deg", F, "Euler angle, ZYZ as RELION, degrees"),
         Column("psi_deg", F, "Euler angle, ZYZ as RELION, degrees"),
@@ -212,8 +215,15 @@ CLASSES = Table(
         Column("diameter_angstrom", F, "particle diameter the classification assumed, Å", required=True),
         Column("n_particles", I, "particles assigned", required=True),
         Column("share", F, "fraction of all particles", required=True),
-        Column("resolution_angstrom", F, "Fourier ring correlation of half averages at 0.143, Å"),
-        Column("score", F, "quality, 0 to 1"),
+        Column(
+            "resolution_angstrom",
+            F,
+            "ring correlation of half averages at 0.143, Å; after select2d corrected for the mask, of few particles by SSNR",
+        ),
+        Column("mean_probability", F, "mean posterior probability of the class over its particles"),
+        Column("n_effective", F, "effective classes assigned (ECA): mean over its particles of class_n_effective"),
+        Column("view_score", F, "1 less the highest correlation with another selected class, over turn, mirror, shift"),
+        Column("score", F, "probability that it shows particles, 0 to 1"),
         Column("selected", B, "whether it shows particles; null before selection"),
         Column("reason", S, "why it is not selected: resolution, shape, off-centre, strength or expert"),
     ),

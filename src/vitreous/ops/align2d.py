@@ -70,6 +70,8 @@ class Alignment:
     """`(n, 2)` as (y, x): where the centre of the average lies relative to the centre of the image."""
     probability: Tensor
     """`(n,)`: of the class."""
+    n_effective: Tensor
+    """`(n,)`: classes that each image is divided among, one over the sum of its squared probabilities."""
 
 
 def _make_shifts(max_shift_px: float, step_px: float, device: torch.device) -> Tensor:
@@ -258,7 +260,7 @@ def _assign(images: Tensor, ctf: Tensor | None, step: Expectation, mask: Tensor)
     """Give every image its best class, angle and shift, leave empty classes out and average what is left."""
     _, n_classes, n_angles = step.shape
     which = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    part, probability = torch.zeros(2, len(images), device=images.device)
+    part, probability, n_effective = torch.zeros(3, len(images), device=images.device)
     for half in range(2):
         for index in step.split(half):
             score, _ = step.compare(half, index)
@@ -266,7 +268,9 @@ def _assign(images: Tensor, ctf: Tensor | None, step: Expectation, mask: Tensor)
             which[index], part[index] = best, _refine_angle(score, best, n_angles)
             by_class = score.reshape(*score.shape[:2], n_classes, n_angles).logsumexp(dim=(1, 3))
             chosen = (best // n_angles % n_classes)[:, None]
-            probability[index] = torch.softmax(by_class, dim=1).gather(1, chosen)[:, 0]
+            shares = torch.softmax(by_class, dim=1)
+            probability[index] = shares.gather(1, chosen)[:, 0]
+            n_effective[index] = 1 / shares.square().sum(dim=1)
     number = torch.unique(which // n_angles % n_classes, return_inverse=True)[1]
     angle = step.grid.angles[which % n_angles] + part * (360.0 / n_angles)
     shift = step.offset + step.grid.shifts[which // (n_angles * n_classes)]
@@ -278,4 +282,5 @@ def _assign(images: Tensor, ctf: Tensor | None, step: Expectation, mask: Tensor)
         angle_deg=angle,
         shift_px=shift,
         probability=probability,
+        n_effective=n_effective,
     )

@@ -29,6 +29,7 @@ _CLASS_COLUMNS = (
     "class_origin_x_angstrom",
     "class_origin_y_angstrom",
     "class_probability",
+    "class_n_effective",
 )
 
 
@@ -157,6 +158,7 @@ def _tabulate_particles(result: _Classified) -> pl.DataFrame:
         "class_origin_x_angstrom": (-alignment.shift_px[:, 1].double() * result.pixel_size_angstrom).cpu().numpy(),
         "class_origin_y_angstrom": (-alignment.shift_px[:, 0].double() * result.pixel_size_angstrom).cpu().numpy(),
         "class_probability": alignment.probability.double().cpu().numpy(),
+        "class_n_effective": alignment.n_effective.double().cpu().numpy(),
     }
     return pl.DataFrame(columns)
 
@@ -190,7 +192,7 @@ def _save(result: _Classified, inputs: Inputs, params: Classify2dParams, folder:
 
 STAGE = DatasetStage(
     name="classify2d",
-    version="2",
+    version="3",
     summary="Sort the particles into 2D classes, align them in the plane and average them.",
     params=Classify2dParams,
     needs=("particles", "micrographs"),
