@@ -187,9 +187,7 @@ PARTICLES = Table(
         Column("class_origin_x_angstrom", F, "shift to add to the image to centre it, Å, RELION's origin"),
         Column("class_origin_y_angstrom", F, "shift to add to the image to centre it, Å, RELION's origin"),
         Column("class_probability", F, "posterior probability of the class"),
-        Column(
-            "class_n_effective", F, "classes it is divided among: one over the sum of their squared probabilities"
-        ),
+        Column("class_n_effective", F, "classes it is divided among: one over the sum of their squared probabilities"),
         Column("rot_deg", F, "Euler angle, ZYZ as RELION, degrees"),
         Column("tilt_deg", F, "Euler angle, ZYZ as RELION, degrees"),
         Column("psi_deg", F, "Euler angle, ZYZ as RELION, degrees"),
