@@ -59,6 +59,15 @@ def test_comments_quotes_and_blanks(tmp_path: Path) -> None:
     assert blocks["other"].to_dicts() == [{"rlnPixelSize": 1.5}]
 
 
+def test_comments_of_relion_before_the_next_block(tmp_path: Path) -> None:
+    rows = "".join(f"  {i} m{i}.mrc \n" for i in range(5))
+    text = f"\n# version 30001\n\ndata_a\n\nloop_\n_x #1\n_rlnMicrographName #2\n{rows} \n# version 30001\n# x\n\ndata_b\n_y 1\n"
+    (tmp_path / "a.star").write_text(text, encoding="utf-8")
+    blocks = read_star(tmp_path / "a.star")
+    assert blocks["a"].rows() == [(i, f"m{i}.mrc") for i in range(5)]
+    assert blocks["b"].rows() == [(1,)]
+
+
 def test_null_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing"):
         write_star(tmp_path / "a.star", {"p": pl.DataFrame({"rlnCoordinateX": [1.0, None]})})
@@ -72,6 +81,7 @@ def test_null_is_refused(tmp_path: Path) -> None:
         ("_x 1\n", "before any block in line 1"),
         ("data_a\n_x\n", "where a label and its value belong in line 2"),
         ("data_a\n_x 1\n\ndata_a\n", "a second block data_a in line 4"),
+        ("data_a\nloop_\n_x #1\n_x #2\n1 2\n", "the label _x twice in the block that begins in line 2"),
         ("", "no block"),
     ],
 )

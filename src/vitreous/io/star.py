@@ -2,26 +2,29 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import polars as pl
 
 from vitreous.errors import InputFileError
-from vitreous.io.atomic import write_text
+from vitreous.io.atomic import open_for_replacement
+from vitreous.io.star_columns import format_column, format_value, make_column, split_rows
 
 __all__ = ["read_star", "write_star"]
 
 _VALUE = re.compile(r'"[^"]*"|\S+')
+_TITLE = re.compile("data_")
+_LINE = re.compile(r"[^\n]*\n?")
+_ROWS_AT_ONCE = 100_000
 
 
-@dataclass
-class _Block:
-    """A block while it is read: labels, and rows as text."""
+class _ParseError(Exception):
+    """What is wrong, and in which line of the text."""
 
-    is_loop: bool = False
-    labels: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
+    def __init__(self, found: str, offset: int) -> None:
+        super().__init__(found)
+        self.found, self.offset = found, offset
 
 
 def _split(line: str) -> list[str]:
@@ -32,32 +35,73 @@ def _split(line: str) -> list[str]:
     return [value.strip('"') for value in values] if '"' in line else values
 
 
-def _make_column(label: str, values: list[str]) -> pl.Series:
-    """Return whole numbers, numbers or text; names stay text even where they are digits."""
-    text = pl.Series(label, values, dtype=pl.String)
-    if label.endswith("Name"):
-        return text
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = text.cast(dtype, strict=False)
-        if not numbers.null_count():
-            return numbers
-    return text
+def _parse_header(text: str, start: int, end: int) -> tuple[list[str], list[str] | None, int]:
+    """Return the labels of a block, their values (None: it is a loop) and where the rows of a loop begin."""
+    is_loop = False
+    labels, single = list[str](), list[str]()
+    for line in _LINE.finditer(text, start, end):
+        if not (values := _split(line.group())):
+            continue
+        if values[0] == "loop_":
+            is_loop = True
+        elif is_loop and not values[0].startswith("_"):
+            return labels, None, line.start()
+        elif is_loop:
+            labels.append(values[0][1:])
+        elif not values[0].startswith("_") or len(values) != 2:
+            raise _ParseError(f"{' '.join(values)[:60]!r} where a label and its value belong", line.start())
+        else:
+            labels.append(values[0][1:])
+            single.append(values[1])
+    return labels, None if is_loop else single, end
 
 
-def _add_line(block: _Block, values: list[str]) -> str | None:
-    """Add the values of one line to `block`; return what is wrong with it, None where nothing is."""
-    if block.is_loop and values[0].startswith("_") and not block.rows:
-        block.labels.append(values[0][1:])
-    elif block.is_loop:
-        if len(values) != len(block.labels):
-            return f"{len(values)} values for {len(block.labels)} labels"
-        block.rows.append(values)
+def _cut_last_comments(rows: str) -> str:
+    """Return the rows without the comments behind them, as RELION writes one before the next block."""
+    rows = rows.rstrip()
+    while rows[(last := rows.rfind("\n") + 1) :].lstrip().startswith("#"):
+        rows = rows[:last].rstrip()
+    return rows
+
+
+def _parse_rows(text: str, start: int, end: int, labels: list[str]) -> pl.DataFrame:
+    rows = []
+    for line in _LINE.finditer(text, start, end):
+        if not (values := _split(line.group())):
+            continue
+        if len(values) != len(labels):
+            raise _ParseError(f"{len(values)} values for {len(labels)} labels", line.start())
+        rows.append(values)
+    return pl.DataFrame(rows, schema=dict.fromkeys(labels, pl.String), orient="row")
+
+
+def _parse_block(text: str, start: int, end: int) -> pl.DataFrame:
+    labels, single, first_row = _parse_header(text, start, end)
+    if twice := next((label for i, label in enumerate(labels) if label in labels[:i]), None):
+        raise _ParseError(f"the label _{twice} twice in the block that begins", start)
+    if single is not None:
+        frame = pl.DataFrame([single] if single else [], schema=dict.fromkeys(labels, pl.String), orient="row")
     else:
-        if not values[0].startswith("_") or len(values) != 2:
-            return f"{' '.join(values)[:60]!r} where a label and its value belong"
-        block.labels.append(values[0][1:])
-        block.rows = [[*(block.rows[0] if block.rows else []), values[1]]]
-    return None
+        plain = split_rows(_cut_last_comments(text[first_row:end]), labels)
+        frame = _parse_rows(text, first_row, end, labels) if plain is None else plain
+    return frame.with_columns(make_column(column, is_name=column.name.endswith("Name")) for column in frame)
+
+
+def _find_blocks(text: str) -> dict[str, tuple[int, int]]:
+    """Return where each block begins, after its name, and ends."""
+    lines = ((text.rfind("\n", 0, match.start()) + 1, match.start()) for match in _TITLE.finditer(text))
+    starts = [start for start, title in lines if not text[start:title].strip()]
+    for line in _LINE.finditer(text, 0, starts[0] if starts else len(text)):
+        if _split(line.group()):
+            raise _ParseError(f"{line.group().strip()[:60]!r} before any block", line.start())
+    found: dict[str, tuple[int, int]] = {}
+    for start, end in zip(starts, [*starts, len(text)][1:], strict=True):
+        line_end = text.find("\n", start, end) + 1 or end
+        title = _split(text[start:line_end])[0]
+        if (name := title.removeprefix("data_")) in found:
+            raise _ParseError(f"a second block {title}", start)
+        found[name] = (line_end, end)
+    return found
 
 
 def read_star(path: Path) -> dict[str, pl.DataFrame]:
@@ -80,58 +124,32 @@ def read_star(path: Path) -> dict[str, pl.DataFrame]:
         )
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise refuse("no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise refuse(f"a file that cannot be read ({error})") from error
-    blocks: dict[str, _Block] = {}
-    block: _Block | None = None
-    for number, line in enumerate(lines, start=1):
-        if not (values := _split(line)):
-            continue
-        if values[0].startswith("data_"):
-            if (name := values[0].removeprefix("data_")) in blocks:
-                raise refuse(f"a second block {values[0]} in line {number}")
-            block = blocks.setdefault(name, _Block())
-        elif block is None:
-            raise refuse(f"{line.strip()[:60]!r} before any block in line {number}")
-        elif values[0] == "loop_":
-            block.is_loop = True
-        elif problem := _add_line(block, values):
-            raise refuse(f"{problem} in line {number}")
+    try:
+        blocks = {name: _parse_block(text, start, end) for name, (start, end) in _find_blocks(text).items()}
+    except _ParseError as error:
+        raise refuse(f"{error.found} in line {text.count(chr(10), 0, error.offset) + 1}") from error
     if not blocks:
         raise refuse("no block")
-    return {
-        name: pl.DataFrame(
-            [_make_column(label, [row[i] for row in block.rows]) for i, label in enumerate(block.labels)]
-        )
-        for name, block in blocks.items()
-    }
+    return blocks
 
 
-def _format_value(value: object) -> str:
-    match value:
-        case None:
-            raise ValueError("a STAR file has no way to say that a value is missing")
-        case bool():
-            return str(int(value))
-        case float():
-            return format(value, ".10g")
-        case _:
-            text = str(value)
-            return f'"{text}"' if not text or any(letter.isspace() for letter in text) or text[0] in '#_"' else text
-
-
-def _format_loop(frame: pl.DataFrame) -> list[str]:
-    columns = [[_format_value(value) for value in column] for column in frame.iter_columns()]
-    widths = [max((len(value) for value in column), default=0) for column in columns]
-    labels = [f"_{label} #{number}" for number, label in enumerate(frame.columns, start=1)]
-    rows = (
-        " ".join(value.rjust(width) for value, width in zip(row, widths, strict=True))
-        for row in zip(*columns, strict=True)
-    )
-    return ["loop_", *labels, *rows]
+def _write_loop(frame: pl.DataFrame, stream: TextIO) -> None:
+    """Write a table, each line after a newline."""
+    columns = pl.DataFrame([format_column(column) for column in frame])
+    labels = (f"\n_{label} #{number}" for number, label in enumerate(frame.columns, start=1))
+    stream.write("\nloop_" + "".join(labels))
+    if frame.is_empty():
+        return
+    widths = columns.select(pl.all().str.len_chars().max()).row(0)
+    padded = (pl.col(label).str.pad_start(width) for label, width in zip(columns.columns, widths, strict=True))
+    row = pl.concat_str(list(padded), separator=" ")
+    for part in columns.iter_slices(_ROWS_AT_ONCE):
+        stream.write("\n" + "\n".join(part.select(row).to_series()))
 
 
 def write_star(path: Path, blocks: Mapping[str, pl.DataFrame | Mapping[str, object]]) -> None:
@@ -144,12 +162,11 @@ def write_star(path: Path, blocks: Mapping[str, pl.DataFrame | Mapping[str, obje
     ValueError
         If a value is null.
     """
-    lines = [""]
-    for name, block in blocks.items():
-        lines += ["# version 30001", "", f"data_{name}", ""]
-        if isinstance(block, pl.DataFrame):
-            lines += _format_loop(block)
-        else:
-            lines += [f"_{label} {_format_value(value)}" for label, value in block.items()]
-        lines += ["", ""]
-    write_text(path, "\n".join(lines))
+    with open_for_replacement(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for name, block in blocks.items():
+            stream.write(f"\n# version 30001\n\ndata_{name}\n")
+            if isinstance(block, pl.DataFrame):
+                _write_loop(block, stream)
+            else:
+                stream.writelines(f"\n_{label} {format_value(value)}" for label, value in block.items())
+            stream.write("\n\n")
