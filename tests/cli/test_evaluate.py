@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from vitreous.cli.evaluate import evaluate
+from vitreous.cli.evaluate import evaluate, score
 from vitreous.errors import SettingError
+from vitreous.io.coordinates import read_coordinates
 from vitreous.io.csparc import write_cs
 
 POINTS = [(20.0, 30.0), (60.0, 80.0), (90.0, 10.0)]
@@ -70,3 +72,91 @@ def test_one_radius(truth: Path) -> None:
     for words in ([], ["--radius", 1, "--diameter", 2]):
         with pytest.raises(SettingError, match="either --diameter or --radius"):
             call("--picks", truth, "--truth", truth, *words)
+
+
+def test_scores_of_a_case_worked_out_by_hand(truth: Path, tmp_path: Path) -> None:
+    """Two micrographs: in one 2 of 3 labels are found 3 px off and 1 pick is false; the other has 1 label and 1 pick on it."""
+    truth.write_text(truth.read_text() + "m2,10,10\n")
+    picks, table = tmp_path / "p.csv", tmp_path / "each.csv"
+    picks.write_text("micrograph,x_px,y_px,score\nm1,23,30,0.9\nm1,60,83,0.5\nm1,5,5,0.7\nm2,10,10,0.8\n")
+    found = call("--picks", picks, "--truth", truth, "--radius", 5, "--table", table)
+    assert (found["precision"], found["recall"], found["f1"]) == (0.75, 0.75, 0.75)
+    assert found["precision_mean_over_micrographs"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["recall_mean_over_micrographs"] == found["f1_mean_over_micrographs"] == pytest.approx((2 / 3 + 1) / 2)
+    # By score: hit, hit, false, hit.
+    assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 4)
+    assert (found["mean_distance_px"], found["median_distance_px"]) == (2, 3)
+    assert found["rms_distance_px"] == pytest.approx(np.sqrt(6))
+    assert found["precision_low"] <= 0.75 <= found["precision_high"]
+    rows = pl.read_csv(table)
+    assert rows["micrograph"].to_list() == ["m1", "m2"]
+    assert rows["n_missed"].to_list() == [1, 0]
+    assert rows["mean_distance_px"].to_list() == [3, 0]
+    shown = CliRunner().invoke(evaluate, ["--picks", str(picks), "--truth", str(truth), "--radius", "5"])
+    assert "average precision 0.688" in shown.stdout
+
+
+def make_set(rng: np.random.Generator, flipped: set[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    names, points = [f"m{i}" for i in range(20)], [rng.uniform(0, 999, (40, 2)) for _ in range(20)]
+    column = {"micrograph": [name for name in names for _ in range(40)]}
+    moved = [
+        np.column_stack([xy[:, 0], 999 - xy[:, 1]]) if name in flipped else xy
+        for name, xy in zip(names, points, strict=True)
+    ]
+    tables = (np.concatenate(moved), np.concatenate(points))
+    first, second = (pl.DataFrame(column | {"x_px": xy[:, 0], "y_px": xy[:, 1]}) for xy in tables)
+    return first, second
+
+
+def test_one_mirrored_file_among_many_is_named() -> None:
+    sizes = {f"m{i}": (1000.0, 1000.0) for i in range(20)}
+    picks, labels = make_set(np.random.default_rng(0), {"m7"})
+    found = score(picks, labels, radius_px=15, sizes=sizes)
+    (warning,) = found.warnings
+    assert "in 1 of 20 micrographs" in warning
+    assert "mirrored in y: m7;" in warning
+    picks, labels = make_set(np.random.default_rng(0), set())
+    assert score(picks, labels, radius_px=15, sizes=sizes).warnings == ()
+    # What fits nothing fits nothing mirrored either.
+    noise = make_set(np.random.default_rng(1), set())[0]
+    assert score(noise, labels, radius_px=15, sizes=sizes).warnings == ()
+    picks, labels = make_set(np.random.default_rng(0), {f"m{i}" for i in range(20)})
+    (warning,) = score(picks, labels, radius_px=15, sizes=sizes).warnings
+    assert "F1 1.00 instead of" in warning
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("program", "expected"), [("crYOLO", 0.90), ("topaz", 0.79), ("deepPicker", 0.34)])
+def test_published_picks_of_real_micrographs(program: str, expected: float, shared_data: Path) -> None:
+    data = shared_data / "betagal-10017"
+    words = (
+        "--picks",
+        data / "picks" / program,
+        "--truth",
+        data / "labels",
+        "--diameter",
+        108,
+        "--image-size",
+        4096,
+        4096,
+    )
+    found = call(*words, "--picks-y-origin", "bottom")
+    assert round(found["f1"], 2) == expected
+    assert found["f1_low"] < expected < found["f1_high"]
+    assert found["n_micrographs"] == 12
+    assert found["warnings"] == []
+    assert found["average_precision"] < found["recall"]
+    (warning,) = call(*words)["warnings"] if program != "deepPicker" else ["mirrored in y"]
+    assert "mirrored in y" in warning
+
+
+@pytest.mark.shared_data
+def test_picks_with_templates_by_relion(shared_data: Path) -> None:
+    """RELION's particles have coordinates of micrographs halved and cropped by 100 px, in the frame of the MRC files."""
+    data = shared_data / "betagal-10017"
+    halved = read_coordinates(data / "relion_class2d.star")
+    picks = halved.with_columns(x_px=2 * pl.col("x_px") + 100, y_px=4096 - (2 * pl.col("y_px") + 100))
+    labels = read_coordinates(data / "labels").join(picks, on="micrograph", how="semi")
+    found = score(picks, labels, radius_px=54)
+    assert found.n_micrographs == 5
+    assert found.f1 == pytest.approx(0.86, abs=0.01)

@@ -1,12 +1,18 @@
 import itertools
+import time
+from typing import Any
 
 import numpy as np
 import pytest
 
+from vitreous.ops import matching
 from vitreous.ops.matching import (
     ImageCounts,
     bootstrap_f1,
-    compute_flips,
+    bootstrap_scores,
+    compute_average_precision,
+    count_flips,
+    count_images,
     count_matches,
     match_points,
     score_counts,
@@ -76,13 +82,81 @@ def test_border_leaves_out_what_is_near_the_edge() -> None:
     assert (swapped.n_matched, swapped.n_false, swapped.n_missed) == (1, 0, 0)
 
 
-def test_flipped_picks_are_recognised() -> None:
+@pytest.mark.parametrize("crowding", [0.5, 2.0, 6.0])
+def test_sparse_and_dense_solutions_of_a_component_agree(crowding: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    side = 100 / np.sqrt(crowding)
+    picks, truth = rng.uniform(0, side, (150, 2)), rng.uniform(0, side, (130, 2))
+    dense = match_points(picks, truth, 6.0)
+    monkeypatch.setattr(matching, "_LARGEST_DENSE", 0)
+    sparse = match_points(picks, truth, 6.0)
+    assert len(sparse[0]) == len(set(sparse[1])) == len(dense[0])
+    assert sparse[2].sum() == pytest.approx(dense[2].sum())
+
+
+def test_many_micrographs_at_once_are_each_of_them_alone() -> None:
+    rng = np.random.default_rng(2)
+    truth = [rng.uniform(0, 500, (n, 2)) for n in (40, 0, 25, 60)]
+    picks = [rng.uniform(0, 500, (n, 2)) for n in (35, 7, 0, 80)]
+    sizes = [(500.0, 500.0)] * 4
+    for border in (0.0, 60.0):
+        together = count_images(picks, truth, 30, border, sizes)
+        assert together == [
+            count_matches(one, other, 30, border, size) for one, other, size in zip(picks, truth, sizes, strict=True)
+        ]
+    assert together[3].n_matched > 10
+    assert count_images([], [], 3) == []
+
+
+def test_time_grows_with_the_number_of_picks() -> None:
+    """A million picks take seconds, see benchmarks/speed/matching.py; here that eight times as many take about eight times."""
+    rng = np.random.default_rng(0)
+
+    def measure(n: int) -> float:
+        truth = [rng.uniform(0, 4096, (300, 2)) for _ in range(n)]
+        picks = [points + rng.normal(0, 20, points.shape) for points in truth]
+        start = time.process_time()
+        count_images(picks, truth, 54)
+        return time.process_time() - start
+
+    measure(10)
+    few = min(measure(40) for _ in range(3))
+    assert measure(320) < 24 * few
+
+
+def test_average_precision_by_hand() -> None:
+    truth = [np.array([[0.0, 0], [50, 0]]), np.array([[0.0, 0]])]
+    picks = [np.array([[1.0, 0], [2, 0], [90, 0], [49, 0]]), np.array([[0.0, 1]])]
+    scores = [np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.5])]
+    # In order: hit, a second pick on the same label, false, hit, hit.
+    expected = (1 + 2 / 4 + 3 / 5) / 3
+    assert compute_average_precision(picks, scores, truth, 5) == pytest.approx(expected)
+    assert compute_average_precision(truth, [np.ones(2), np.ones(1)], truth, 5) == 1
+    assert np.isnan(compute_average_precision(picks, scores, [np.empty((0, 2))] * 2, 5))
+    # All at x < 9 lies in the border; what counts is a false pick and a hit.
+    size = [(200.0, 20.0)] * 2
+    moved = [[points + np.array([0, 10]) for points in part] for part in (picks, truth)]
+    assert compute_average_precision(moved[0], scores, moved[1], 5, 9, size) == pytest.approx(1 / 2)
+    with pytest.raises(ValueError, match="one score"):
+        compute_average_precision(picks, scores[:1], truth, 5)
+
+
+@pytest.mark.parametrize(
+    ("flip", "turn"),
+    [
+        ("y", lambda xy: xy * (1, -1) + (0, 99)),
+        ("x", lambda xy: xy * (-1, 1) + (199, 0)),
+        ("x and y", lambda xy: (199, 99) - xy),
+        ("transposed", lambda xy: xy[:, ::-1]),
+    ],
+)
+def test_flipped_picks_are_recognised(flip: str, turn: Any) -> None:
     rng = np.random.default_rng(0)
     truth = [rng.uniform((0, 0), (199, 99), (30, 2)) for _ in range(3)]
-    flipped = [np.column_stack([points[:, 0], 99 - points[:, 1]]) for points in truth]
-    scores = compute_flips(flipped, truth, 3, [(200, 100)] * 3)
-    assert scores["y"] == 1.0
-    assert max(scores["none"], scores["x"], scores["transposed"]) < 0.5
+    counts = count_flips([turn(points) for points in truth], truth, 3, [(200, 100)] * 3)
+    f1 = {name: score_counts(found).f1 for name, found in counts.items()}
+    assert f1.pop(flip) == 1
+    assert max(f1.values()) < 0.5
 
 
 def test_interval_holds_the_score_and_shrinks_with_more_micrographs() -> None:
@@ -98,3 +172,10 @@ def test_interval_holds_the_score_and_shrinks_with_more_micrographs() -> None:
         assert interval.low < score_counts(counts).f1 < interval.high
     assert bootstrap_f1(many).high - bootstrap_f1(many).low < bootstrap_f1(few).high - bootstrap_f1(few).low
     assert bootstrap_f1(few) == bootstrap_f1(few)
+
+
+def test_intervals_of_identical_micrographs_are_points() -> None:
+    found = bootstrap_scores([ImageCounts(8, 2, 8)] * 7)
+    assert (found["precision"].low, found["precision"].high) == pytest.approx((0.8, 0.8))
+    assert (found["recall"].low, found["recall"].high) == pytest.approx((0.5, 0.5))
+    assert bootstrap_scores([ImageCounts(8, 2, 8), ImageCounts(1, 9, 3)], seed=1) != found

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitreous.cli.compare import check_names, parse_named
-from vitreous.cli.evaluate import Origin, Source, choose_radius, read_sources
+from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement, write_json
 from vitreous.io.coordinates import write_coordinates

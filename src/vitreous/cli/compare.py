@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
-from vitreous.cli.evaluate import Evaluation, Origin, Source, choose_radius, read_sources, score
+from vitreous.cli.evaluate import Evaluation, score
+from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
 from vitreous.datasets.overlap import Overlap, find_overlap
 from vitreous.engine.project import open_project
 from vitreous.engine.records import read_status

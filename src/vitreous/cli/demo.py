@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from vitreous.cli.evaluate import read_project_picks, score
+from vitreous.cli.evaluate import score
 from vitreous.cli.projects import export_project, run_project
 from vitreous.cli.simulate import simulate_watched
+from vitreous.cli.sources import read_project_picks
 from vitreous.engine.project import Project, create_project, open_project
 from vitreous.io.atomic import write_text
 from vitreous.io.coordinates import read_coordinates

@@ -1,44 +1,39 @@
 """`vitreous evaluate`: compare picks with labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import click
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.table import Table
 
-from vitreous.engine.project import Project, open_project
-from vitreous.engine.records import read_current_records, read_current_tables
-from vitreous.errors import InputFileError, ProjectError, SettingError
-from vitreous.io.coordinates import read_coordinates
+from vitreous.cli.sources import Origin, Sizes, Source, choose_radius, read_sources
+from vitreous.errors import SettingError
+from vitreous.io.atomic import open_for_replacement
 from vitreous.io.naming import match_micrographs
-from vitreous.ops.matching import ImageCounts, Points, bootstrap_f1, compute_flips, count_matches, score_counts
+from vitreous.ops.matching import (
+    ImageCounts,
+    Points,
+    bootstrap_scores,
+    compute_average_precision,
+    count_flips,
+    count_images,
+    score_counts,
+)
 
-__all__ = [
-    "Evaluation",
-    "Origin",
-    "Sizes",
-    "Source",
-    "choose_radius",
-    "evaluate",
-    "read_project_picks",
-    "read_sources",
-    "score",
-]
-
-Origin = Literal["top", "bottom"]
-
-Sizes = Mapping[str, tuple[float, float]]
-"""Micrograph: columns and rows."""
+__all__ = ["Evaluation", "evaluate", "score"]
 
 _CLEARLY_BETTER = 0.2
+_SIGNIFICANT = 4.0
+"""Standard deviations by which mirrored picks of a single micrograph must match better to be no chance."""
 
 
 class MicrographScore(BaseModel):
-    """Counts of one micrograph."""
+    """Scores of one micrograph; null where there is nothing to divide by."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +41,10 @@ class MicrographScore(BaseModel):
     n_matched: int
     n_false: int
     n_missed: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    mean_distance_px: float | None
 
 
 class Evaluation(BaseModel):
@@ -60,12 +59,23 @@ class Evaluation(BaseModel):
     n_false: int = Field(description="picks without a label")
     n_missed: int = Field(description="labels without a pick")
     precision: float | None
+    precision_low: float | None = Field(description="lower end of the 95 % interval, from resampling micrographs")
+    precision_high: float | None
     recall: float | None
+    recall_low: float | None
+    recall_high: float | None
     f1: float | None
-    f1_low: float | None = Field(description="lower end of the 95 % interval, from resampling micrographs")
+    f1_low: float | None
     f1_high: float | None
+    precision_mean_over_micrographs: float | None
+    recall_mean_over_micrographs: float | None
     f1_mean_over_micrographs: float | None
+    average_precision: float | None = Field(
+        description="area under precision against recall; null where picks have no scores"
+    )
     mean_distance_px: float | None = Field(description="between a pick and its label")
+    median_distance_px: float | None
+    rms_distance_px: float | None
     warnings: tuple[str, ...]
     micrographs: tuple[MicrographScore, ...]
 
@@ -77,18 +87,20 @@ class _Pairing:
     names: tuple[str, ...]
     picks: tuple[Points, ...]
     truth: tuple[Points, ...]
+    scores: tuple[Points, ...] | None
     warnings: tuple[str, ...]
 
 
-def _split(frame: pl.DataFrame) -> dict[str, Points]:
+def _split(frame: pl.DataFrame, columns: Sequence[str]) -> dict[str, Points]:
     groups = frame.partition_by("micrograph", as_dict=True, maintain_order=True)
-    return {str(key[0]): group.select("x_px", "y_px").to_numpy().astype(np.float64) for key, group in groups.items()}
+    return {str(key[0]): group.select(columns).to_numpy().astype(np.float64) for key, group in groups.items()}
 
 
 def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes) -> _Pairing:
     """Pair micrographs by name; every labelled one counts, a micrograph without labels does not."""
-    labelled = _split(truth)
-    picked = _split(picks)
+    labelled = _split(truth, ["x_px", "y_px"])
+    scored = "score" in picks.columns and not picks["score"].null_count()
+    picked = _split(picks, ["x_px", "y_px", "score"] if scored else ["x_px", "y_px"])
     meant = match_micrographs(picked, labelled)
     picked = {meant.get(name, name): points for name, points in picked.items()}
     warnings = []
@@ -105,9 +117,14 @@ def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes) -> _Pairing:
             f"evaluate: no micrograph has both picks and labels; picks name {sorted(picked)[:3]}, labels {sorted(labelled)[:3]}. "
             "Files are paired by the stem of the micrograph's name."
         )
-    none = np.empty((0, 2))
-    picks_px = tuple(picked.get(name, none) for name in names)
-    return _Pairing(tuple(names), picks_px, tuple(labelled[name] for name in names), tuple(warnings))
+    found = [picked.get(name, np.empty((0, 3))) for name in names]
+    return _Pairing(
+        names=tuple(names),
+        picks=tuple(points[:, :2] for points in found),
+        truth=tuple(labelled[name] for name in names),
+        scores=tuple(points[:, 2] for points in found) if scored else None,
+        warnings=tuple(warnings),
+    )
 
 
 def _find_sizes(pairing: _Pairing, sizes: Sizes) -> tuple[list[tuple[float, float]], bool]:
@@ -118,20 +135,65 @@ def _find_sizes(pairing: _Pairing, sizes: Sizes) -> tuple[list[tuple[float, floa
     return [(float(extent[0]), float(extent[1]))] * len(pairing.names), False
 
 
-def _check_flips(pairing: _Pairing, radius_px: float, sizes: list[tuple[float, float]]) -> list[str]:
-    scores = compute_flips(pairing.picks, pairing.truth, radius_px, sizes)
-    best = max(scores, key=lambda flip: np.nan_to_num(scores[flip]))
-    if best == "none" or not scores[best] > np.nan_to_num(scores["none"]) + _CLEARLY_BETTER:
-        return []
-    how = "transposed" if best == "transposed" else f"mirrored in {best}"
-    return [
-        f"the picks fit the labels far better when {how} (F1 {scores[best]:.2f} instead of {scores['none']:.2f}): one of the two "
-        "probably counts rows or columns from the other side; see --picks-y-origin and --truth-y-origin"
-    ]
+def _describe_flip(flip: str) -> str:
+    return "transposed" if flip == "transposed" else f"mirrored in {flip}"
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+_FLIP_REMEDY = (
+    "one of the two probably counts rows or columns from the other side; see --picks-y-origin and --truth-y-origin"
+)
+
+
+def _check_flips(
+    pairing: _Pairing, plain: list[ImageCounts], radius_px: float, sizes: list[tuple[float, float]]
+) -> list[str]:
+    """Return a warning where mirrored picks fit far better, all of them or those of single micrographs."""
+    mirrored = count_flips(pairing.picks, pairing.truth, radius_px, sizes)
+    f1 = np.nan_to_num(score_counts(plain).f1)
+    totals = {flip: np.nan_to_num(score_counts(counts).f1) for flip, counts in mirrored.items()}
+    best = max(totals, key=lambda flip: totals[flip])
+    if totals[best] > f1 + _CLEARLY_BETTER:
+        return [
+            f"the picks fit the labels far better when {_describe_flip(best)} (F1 {totals[best]:.2f} instead of {f1:.2f}): "
+            f"{_FLIP_REMEDY}"
+        ]
+    warnings = []
+    for flip, counts in mirrored.items():
+        better = [
+            name
+            for name, one, other in zip(pairing.names, plain, counts, strict=True)
+            if other.n_matched - one.n_matched > _SIGNIFICANT * np.sqrt(other.n_matched + one.n_matched)
+            and score_counts([other]).f1 > np.nan_to_num(score_counts([one]).f1) + _CLEARLY_BETTER
+        ]
+        if better:
+            warnings.append(
+                f"in {len(better)} of {len(plain)} micrographs the picks fit the labels far better when {_describe_flip(flip)}: "
+                f"{', '.join(better[:5])}{', ...' if len(better) > 5 else ''}; {_FLIP_REMEDY}"
+            )
+    return warnings
+
+
+def _drop_nan(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _describe(name: str, count: ImageCounts) -> MicrographScore:
+    found = score_counts([count])
+    return MicrographScore(
+        micrograph=name,
+        n_matched=count.n_matched,
+        n_false=count.n_false,
+        n_missed=count.n_missed,
+        precision=_drop_nan(found.precision),
+        recall=_drop_nan(found.recall),
+        f1=_drop_nan(found.f1),
+        mean_distance_px=_mean(count.distances_px),
+    )
 
 
 def score(
@@ -146,22 +208,22 @@ def score(
     """
     pairing = _pair(picks, truth, sizes or {})
     found, known = _find_sizes(pairing, sizes or {})
-    warnings = [*pairing.warnings, *_check_flips(pairing, radius_px, found)]
+    plain = count_images(pairing.picks, pairing.truth, radius_px)
+    warnings = [*pairing.warnings, *_check_flips(pairing, plain, radius_px, found)]
     if border_px > 0 and not known:
         warnings.append(
             f"the size of the micrographs is not known; --border counts from the extent of all positions, {found[0]}: "
             "give --image-size"
         )
-    counts: list[ImageCounts] = [
-        count_matches(one, other, radius_px, border_px, size)
-        for one, other, size in zip(pairing.picks, pairing.truth, found, strict=True)
-    ]
-    total, interval = score_counts(counts), bootstrap_f1(counts)
-    each = [score_counts([count]).f1 for count in counts]
-
-    def drop_nan(value: float) -> float | None:
-        return None if np.isnan(value) else value
-
+    counts = count_images(pairing.picks, pairing.truth, radius_px, border_px, found) if border_px > 0 else plain
+    total, interval = score_counts(counts), bootstrap_scores(counts)
+    each = tuple(_describe(name, count) for name, count in zip(pairing.names, counts, strict=True))
+    distances = np.concatenate([np.array(count.distances_px) for count in counts])
+    average_precision = None
+    if pairing.scores is not None:
+        average_precision = _drop_nan(
+            compute_average_precision(pairing.picks, pairing.scores, pairing.truth, radius_px, border_px, found)
+        )
     return Evaluation(
         radius_px=radius_px,
         border_px=border_px,
@@ -169,112 +231,50 @@ def score(
         n_matched=sum(count.n_matched for count in counts),
         n_false=sum(count.n_false for count in counts),
         n_missed=sum(count.n_missed for count in counts),
-        precision=drop_nan(total.precision),
-        recall=drop_nan(total.recall),
-        f1=drop_nan(total.f1),
-        f1_low=interval.low,
-        f1_high=interval.high,
-        f1_mean_over_micrographs=_mean([value for value in each if not np.isnan(value)]),
-        mean_distance_px=_mean([distance for count in counts for distance in count.distances_px]),
+        precision=_drop_nan(total.precision),
+        precision_low=interval["precision"].low,
+        precision_high=interval["precision"].high,
+        recall=_drop_nan(total.recall),
+        recall_low=interval["recall"].low,
+        recall_high=interval["recall"].high,
+        f1=_drop_nan(total.f1),
+        f1_low=interval["f1"].low,
+        f1_high=interval["f1"].high,
+        precision_mean_over_micrographs=_mean([one.precision for one in each]),
+        recall_mean_over_micrographs=_mean([one.recall for one in each]),
+        f1_mean_over_micrographs=_mean([one.f1 for one in each]),
+        average_precision=average_precision,
+        mean_distance_px=float(distances.mean()) if len(distances) else None,
+        median_distance_px=float(np.median(distances)) if len(distances) else None,
+        rms_distance_px=float(np.sqrt(np.square(distances).mean())) if len(distances) else None,
         warnings=tuple(warnings),
-        micrographs=tuple(
-            MicrographScore(micrograph=name, n_matched=count.n_matched, n_false=count.n_false, n_missed=count.n_missed)
-            for name, count in zip(pairing.names, counts, strict=True)
-        ),
+        micrographs=each,
     )
 
 
-def read_project_picks(project: Project) -> tuple[pl.DataFrame, Sizes]:
-    """Return the final positives of a project and the sizes of its micrographs.
-
-    Raises
-    ------
-    ProjectError
-        If there are no particles yet.
-    """
-    tables = read_current_tables(project, read_current_records(project))
-    if "particles" not in tables:
-        raise ProjectError(
-            f"{project.root}: found no particles; expected picks. Run `vitreous run {project.root}` first."
-        )
-    positives = tables["particles"].filter(pl.col("label") == "positive")
-    picks = positives.select(pl.col("micrograph_id").alias("micrograph"), "x_px", "y_px")
-    rows = tables["micrographs"].select("micrograph_id", "nx_px", "ny_px").iter_rows()
-    return picks, {name: (float(nx), float(ny)) for name, nx, ny in rows}
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-@dataclass(frozen=True)
-class Source:
-    """Picks or labels as the command line names them: a file, a folder of files, or a project."""
-
-    path: Path
-    y_origin: Origin = "top"
-    scale: float = 1.0
-
-
-def _read(source: Source, sizes: Sizes, image_size: tuple[float, float] | None) -> pl.DataFrame:
-    path = source.path
-    if not path.exists():
-        raise InputFileError(path, found="no such file or folder", expected="coordinates", remedy="Check the path.")
-    if source.y_origin == "top":
-        return read_coordinates(path, scale=source.scale)
-    heights = {int(size[1]) for size in ([image_size] if image_size else sizes.values())}
-    if len(heights) != 1:
-        raise SettingError(
-            f"{path}: rows counted from the bottom need the height of the micrographs; give --image-size NX NY"
-        )
-    return read_coordinates(path, y_origin="bottom", ny_px=heights.pop(), scale=source.scale)
-
-
-def read_sources(
-    sources: Sequence[Source], image_size: tuple[float, float] | None = None
-) -> tuple[list[pl.DataFrame], Sizes]:
-    """Return the coordinates of each source, and the sizes of the micrographs: as projects know them, else `image_size`.
-
-    Raises
-    ------
-    InputFileError
-        If a file is missing or cannot be read.
-    SettingError
-        If rows are counted from the bottom and the height is not known.
-    """
-    sizes: dict[str, tuple[float, float]] = {}
-    frames: dict[int, pl.DataFrame] = {}
-    for i, source in enumerate(sources):
-        if (source.path / "project.toml").is_file():
-            frames[i], found = read_project_picks(open_project(source.path))
-            sizes.update(found)
-    for i, source in enumerate(sources):
-        if i not in frames:
-            frames[i] = _read(source, sizes, image_size)
-    if image_size is not None and not sizes:
-        sizes = {name: image_size for frame in frames.values() for name in frame["micrograph"].unique()}
-    return [frames[i] for i in range(len(sources))], sizes
-
-
-def choose_radius(command: str, diameter_px: float | None, fraction: float, radius_px: float | None) -> float:
-    """Return the matching radius from the two ways to give it.
-
-    Raises
-    ------
-    SettingError
-        If none or both are given.
-    """
-    if (diameter_px is None) == (radius_px is None):
-        raise SettingError(f"{command}: give either --diameter or --radius, in pixels")
-    return radius_px if radius_px is not None else (diameter_px or 0.0) * fraction
-
-
-def _show(result: Evaluation) -> str:
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    return (
-        f"{result.n_micrographs} micrographs, radius {result.radius_px:g} px, border {result.border_px:g} px\n"
-        f"matched {result.n_matched}, false {result.n_false}, missed {result.n_missed}\n"
-        f"precision {number(result.precision)}, recall {number(result.recall)}, "
-        f"F1 {number(result.f1)} (95 % {number(result.f1_low)} to {number(result.f1_high)}), "
-        f"mean over micrographs {number(result.f1_mean_over_micrographs)}"
+def _show(result: Evaluation, console: Console) -> None:
+    table = Table(
+        title=f"{result.n_micrographs} micrographs, radius {result.radius_px:g} px, border {result.border_px:g} px: "
+        f"matched {result.n_matched}, false {result.n_false}, missed {result.n_missed}",
+        title_justify="left",
+    )
+    for heading in ("", "all particles", "95 %", "mean over micrographs"):
+        table.add_column(heading)
+    for name in ("precision", "recall", "f1"):
+        low, high = getattr(result, f"{name}_low"), getattr(result, f"{name}_high")
+        mean = getattr(result, f"{name}_mean_over_micrographs")
+        value = getattr(result, name)
+        table.add_row(name, _number(value), f"{_number(low)} to {_number(high)}", _number(mean))
+    console.print(table)
+    if result.average_precision is not None:
+        console.print(f"average precision {result.average_precision:.3f}")
+    console.print(
+        f"distance from the label: mean {_number(result.mean_distance_px, 2)} px, median "
+        f"{_number(result.median_distance_px, 2)} px, root mean square {_number(result.rms_distance_px, 2)} px"
     )
 
 
@@ -301,6 +301,9 @@ def _show(result: Evaluation) -> str:
     show_default=True,
     help="factor to the labels' pixels, for picks of images that were made smaller",
 )
+@click.option(
+    "--table", type=click.Path(path_type=Path), metavar="FILE", help="write the scores of each micrograph as CSV"
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
 def evaluate(
     picks: Path,
@@ -313,6 +316,7 @@ def evaluate(
     picks_y_origin: Origin,
     truth_y_origin: Origin,
     picks_scale: float,
+    table: Path | None,
     as_json: bool,
 ) -> None:
     """Compare picks with labels, matched one to one and exactly.
@@ -327,4 +331,12 @@ def evaluate(
     result = score(picked, labelled, radius_px=radius_px, border_px=border, sizes=sizes)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(result.model_dump_json(indent=1) if as_json else _show(result))
+    if table is not None:
+        with open_for_replacement(table) as temporary:
+            pl.DataFrame([one.model_dump() for one in result.micrographs], infer_schema_length=None).write_csv(
+                temporary
+            )
+    if as_json:
+        click.echo(result.model_dump_json(indent=1))
+    else:
+        _show(result, Console(width=120))
