@@ -63,3 +63,16 @@ def blobs() -> Blobs:
 def make_blobs() -> Callable[..., Blobs]:
     """Return `draw_blobs`."""
     return draw_blobs
+
+
+@pytest.fixture
+def measure_angle_deg() -> Callable[..., Tensor]:
+    """Return what measures the angle, 0 to 180 degrees, from rotations to others, or to the nearest equivalents of these."""
+
+    def measure(first: Tensor, second: Tensor, operators: Tensor | None = None) -> Tensor:
+        symmetry = torch.eye(3, dtype=second.dtype)[None] if operators is None else operators
+        # From the chord: the trace alone loses small angles to rounding.
+        chord = (first[..., None, :, :] - second[..., None, :, :] @ symmetry).flatten(-2).norm(dim=-1) / 8**0.5
+        return torch.rad2deg(2 * torch.asin(chord.min(dim=-1).values.clamp(max=1.0)))
+
+    return measure

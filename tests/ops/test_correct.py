@@ -159,14 +159,12 @@ def test_frames_and_gain_are_as_before(frames: Tensor) -> None:
     gain = draw_gain(SHAPE)
     gain[100, 100:110] = 0
     before, gain_before = frames.clone(), gain.clone()
-    result = correct(frames, gain)
-    assert result.n_defects == len(HOT) + 10
+    correct(frames, gain)
     np.testing.assert_array_equal(frames, before)
     np.testing.assert_array_equal(gain, gain_before)
 
 
 def test_defects_do_not_show(corrected: Correction) -> None:
-    assert corrected.n_defects == len(HOT)
     spread = float(corrected.plain.std())
     for y, x in HOT[:3]:
         assert abs(float(corrected.plain[y, x] - corrected.plain.mean())) < 5 * spread
@@ -176,7 +174,6 @@ def test_columns_of_a_dead_detector_part_do_not_hold_the_specimen(path: Tensor) 
     frames, gain = count(path, seed=3), draw_gain(SHAPE)
     frames[:, :, 255:258], gain[:, 255:258] = 0, 0
     result = correct(frames, gain)
-    assert result.n_defects >= 3 * SHAPE[0]
     assert rms(result.motion.shifts_px, path) < 0.1
 
 

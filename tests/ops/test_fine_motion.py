@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.fine_motion import _make_band, _tally, _tally_elements, refine_shifts
-from vitreous.ops.fourier import apply_shift_2d, compute_frequency_2d, irfft2, rfft2
+from vitreous.ops.fourier import compute_frequency_2d, compute_shift_phase, irfft2, rfft2
 from vitreous.ops.frame_sum import compute_tile_centres
 
 PIXEL_SIZE = 1.5
@@ -27,9 +27,8 @@ def draw_movie(path: Tensor, *, stays: float = 0.5, stirred: float = 0.0, noise:
     body, water = draw_texture(generator, 0.01, 0.15), draw_texture(generator, 0.33, 0.42)
     frames = []
     for shift in path:
-        frames.append(
-            apply_shift_2d(stays * body + stirred * water, shift) + noise * torch.randn(SHAPE, generator=generator)
-        )
+        moved = rfft2(stays * body + stirred * water) * compute_shift_phase(SHAPE, shift)
+        frames.append(irfft2(moved, SHAPE) + noise * torch.randn(SHAPE, generator=generator))
         water = 0.7 * water + 0.51**0.5 * draw_texture(generator, 0.33, 0.42)
     return torch.stack(frames) + 10
 

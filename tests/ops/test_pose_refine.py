@@ -4,7 +4,7 @@ import torch
 from vitreous.ops.pose_refine import refine_poses
 from vitreous.ops.pose_search import FourierImages, search_poses
 from vitreous.ops.project import compute_reference, extract_slices
-from vitreous.ops.rotations import compute_axis_rotation, compute_rotation_angle_deg, draw_rotations
+from vitreous.ops.rotations import compute_axis_rotation, draw_rotations
 
 N, R = 32, 13
 
@@ -27,7 +27,7 @@ def _turn(matrices, angle_deg, generator):
 
 
 @pytest.mark.parametrize(("noise_ratio", "worst_deg", "worst_px"), [(0.0, 0.3, 0.03), (0.4, 1.0, 0.1)])
-def test_poses_five_degrees_away_come_back(blobs, noise_ratio, worst_deg, worst_px):
+def test_poses_five_degrees_away_come_back(blobs, measure_angle_deg, noise_ratio, worst_deg, worst_px):
     images, matrices, origins, noise, generator = _simulate(blobs, 40, noise_ratio, 0)
     reference = compute_reference(blobs.make_volume(N), R)
     found = refine_poses(
@@ -40,7 +40,7 @@ def test_poses_five_degrees_away_come_back(blobs, noise_ratio, worst_deg, worst_
         shift_step_px=0.7,
         n_levels=5,
     )
-    angle = compute_rotation_angle_deg(found.matrices, matrices)
+    angle = measure_angle_deg(found.matrices, matrices)
     shift = (found.origins_px - origins).norm(dim=1)
     assert float(angle.quantile(0.9)) < worst_deg
     assert float(shift.quantile(0.9)) < worst_px
@@ -54,14 +54,14 @@ def test_poses_five_degrees_away_come_back(blobs, noise_ratio, worst_deg, worst_
     assert torch.allclose(unit, torch.eye(3).double().expand_as(unit), atol=1e-9)
 
 
-def test_the_best_of_several_candidates_wins(blobs):
+def test_the_best_of_several_candidates_wins(blobs, measure_angle_deg):
     images, matrices, origins, noise, generator = _simulate(blobs, 12, 0.5, 1)
     wrong = draw_rotations(24, generator).reshape(12, 2, 3, 3)
     candidates = torch.cat((wrong, _turn(matrices, 2.0, generator)[:, None]), dim=1)
     reference = compute_reference(blobs.make_volume(N), R)
     shifts = origins[:, None].expand(-1, 3, -1)
     found = refine_poses(images, reference, noise, candidates, shifts, angle_step_deg=2.0, shift_step_px=0.3)
-    assert float(compute_rotation_angle_deg(found.matrices, matrices).max()) < 1.5
+    assert float(measure_angle_deg(found.matrices, matrices).max()) < 1.5
 
 
 def test_the_score_is_that_of_the_search_and_never_falls(blobs):

@@ -9,7 +9,7 @@ from vitreous.ops.reconstruct import solve
 from vitreous.ops.refine3d import RefineSettings, insert_images, refine_halves
 from vitreous.ops.resolution import apply_shell_filter, compute_fsc
 from vitreous.ops.rotations import draw_rotations
-from vitreous.ops.symmetry import compute_symmetric_angle_deg, compute_symmetry_operators
+from vitreous.ops.symmetry import compute_symmetry_operators
 
 N, R = 32, 14
 SETTINGS = RefineSettings(radius_px=13.0, r_start=6, r_max=R, n_iterations=4, n_global=2, shift_px=2.0)
@@ -33,7 +33,7 @@ def _find_crossing(fsc, level):
     return int((fsc[1:] < level).nonzero()[0]) + 1
 
 
-def test_refined_halves_are_as_good_as_those_from_the_true_poses(make_blobs):
+def test_refined_halves_are_as_good_as_those_from_the_true_poses(make_blobs, measure_angle_deg):
     operators = compute_symmetry_operators("O")
     blobs = make_blobs(11.0, sigma=1.0, operators=operators)
     images, matrices, origins = _simulate(blobs, 200, 0.5, 0)
@@ -48,7 +48,7 @@ def test_refined_halves_are_as_good_as_those_from_the_true_poses(make_blobs):
         ideal.append(solve(insert_images(images.take(index), poses, noise, R, operators), N, R) * mask)
     assert _find_crossing(found.fsc, 0.8) >= _find_crossing(compute_fsc(*ideal), 0.8) - 1
     assert float(compute_fsc(found.combined * mask, truth * mask)[1:12].min()) > 0.9
-    assert float(compute_symmetric_angle_deg(found.poses.matrices, matrices, operators).median()) < 2.0
+    assert float(measure_angle_deg(found.poses.matrices, matrices, operators).median()) < 2.0
     assert float((found.poses.origins_px - origins).norm(dim=1).median()) < 0.15
     assert told == sorted(told)
     assert told[-1] <= 1.0

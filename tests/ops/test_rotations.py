@@ -10,7 +10,6 @@ from vitreous.ops.rotations import (
     compute_euler_angles,
     compute_euler_matrix,
     compute_quaternion_matrix,
-    compute_rotation_angle_deg,
     draw_rotations,
 )
 from vitreous.simulate.particles import compute_rotations
@@ -89,17 +88,17 @@ def test_quaternions_and_axes_turn_by_the_right_hand_rule():
 
 
 @pytest.mark.parametrize("angle", [1e-4, 0.3, 90.0, 179.9])
-def test_rotation_angle_is_the_angle_turned(angle):
+def test_axis_rotations_turn_by_their_angle(angle, measure_angle_deg):
     first = draw_rotations(5, torch.Generator().manual_seed(4))
     turn = compute_axis_rotation(torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64), angle)
     assert torch.allclose(
-        compute_rotation_angle_deg(first, turn @ first), torch.full((5,), angle).double(), rtol=1e-6, atol=1e-9
+        measure_angle_deg(first, turn @ first), torch.full((5,), angle).double(), rtol=1e-6, atol=1e-9
     )
 
 
-def test_drawn_rotations_are_uniform():
+def test_drawn_rotations_are_uniform(measure_angle_deg):
     matrices = draw_rotations(20_000, torch.Generator().manual_seed(5))
-    angle = torch.deg2rad(compute_rotation_angle_deg(matrices, torch.eye(3).double()))
+    angle = torch.deg2rad(measure_angle_deg(matrices, torch.eye(3).double()))
     # The angle of a uniform rotation has the distribution function (a - sin a) / pi.
     uniform = ((angle - angle.sin()) / math.pi).sort().values
     steps = (torch.arange(20_000) + 0.5) / 20_000

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitreous.ops.rotations import compute_axis_rotation, draw_rotations
-from vitreous.ops.symmetry import compute_orientation_grid, compute_symmetric_angle_deg, compute_symmetry_operators
+from vitreous.ops.symmetry import compute_orientation_grid, compute_symmetry_operators
 
 GROUPS = {"C1": 1, "C5": 5, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60}
 
@@ -69,19 +69,11 @@ def test_unknown_groups_are_refused(group):
 
 
 @pytest.mark.parametrize("group", ["C1", "D2", "O"])
-def test_orientation_grid_covers_everything_once(group):
+def test_orientation_grid_covers_everything_once(group, measure_angle_deg):
     operators = compute_symmetry_operators(group)
     grid = compute_orientation_grid(10.0, operators)
     targets = draw_rotations(100, torch.Generator().manual_seed(0))
-    distances = compute_symmetric_angle_deg(targets[:, None], grid[None], operators)
+    distances = measure_angle_deg(targets[:, None], grid[None], operators)
     assert float(distances.min(1).values.max()) < 10.0
     everything = len(compute_orientation_grid(10.0, compute_symmetry_operators("C1")))
     assert len(grid) == pytest.approx(everything / len(operators), rel=0.4)
-
-
-def test_symmetric_angle_ignores_symmetry_and_sees_the_rest():
-    operators = compute_symmetry_operators("O")
-    first = draw_rotations(30, torch.Generator().manual_seed(0))
-    turn = compute_axis_rotation(torch.tensor([0.3, 1.0, -0.2], dtype=torch.float64), 3.0)
-    second = turn @ first @ operators[torch.arange(30) % 24]
-    assert torch.allclose(compute_symmetric_angle_deg(first, second, operators), torch.full((30,), 3.0).double())

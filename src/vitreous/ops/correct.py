@@ -103,8 +103,6 @@ class Correction:
         Sums of every other frame, where asked for.
     motion
         What was corrected.
-    n_defects
-        Pixels that were replaced.
     """
 
     plain: Tensor
@@ -112,7 +110,6 @@ class Correction:
     even: Tensor | None
     odd: Tensor | None
     motion: MovieMotion
-    n_defects: int
 
 
 def _choose_group(settings: CorrectionSettings, n_frames: int) -> int:
@@ -279,7 +276,7 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
         sums = sum_frames(frames, factor, moved, factors)
     transfer = compute_kernel_transfer((ny, nx), moved).to(device)
     images = _combine(sums, transfer, plain, weighted, torch.round(k / step).short(), settings.bin_factor)
-    return Correction(*images, motion, int(defects.sum()))
+    return Correction(*images, motion)
 
 
 def _choose_reduced(n: int, bin_factor: float) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 __all__ = [
     "apply_fourier_crop_2d",
-    "apply_shift_2d",
     "compute_frequency_2d",
     "compute_half_weights",
     "compute_radial_mean",
@@ -87,12 +86,6 @@ def compute_shift_phase(shape: tuple[int, int], shifts_px: Tensor) -> Tensor:
     phase_y = torch.polar(torch.ones_like(ky * shift_y), -2 * torch.pi * ky * shift_y)
     phase_x = torch.polar(torch.ones_like(kx * shift_x), -2 * torch.pi * kx * shift_x)
     return phase_y * phase_x
-
-
-def apply_shift_2d(images: Tensor, shifts_px: Tensor) -> Tensor:
-    """Move the content of `images` `(..., ny, nx)` by `shifts_px` `(..., 2)` as (y, x), towards larger indices; periodic."""
-    shape = (images.shape[-2], images.shape[-1])
-    return irfft2(rfft2(images) * compute_shift_phase(shape, shifts_px), shape)
 
 
 def apply_fourier_crop_2d(spectra: Tensor, shape: tuple[int, int], new_shape: tuple[int, int]) -> Tensor:

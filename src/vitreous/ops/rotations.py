@@ -17,7 +17,6 @@ __all__ = [
     "compute_euler_angles",
     "compute_euler_matrix",
     "compute_quaternion_matrix",
-    "compute_rotation_angle_deg",
     "draw_rotations",
 ]
 
@@ -69,13 +68,6 @@ def compute_axis_rotation(axis: Tensor, angle_deg: Tensor | float) -> Tensor:
     unit = axis / axis.norm(dim=-1, keepdim=True)
     vector = unit * half.sin()
     return compute_quaternion_matrix(torch.cat((half.cos().expand_as(vector[..., :1]), vector), dim=-1))
-
-
-def compute_rotation_angle_deg(first: Tensor, second: Tensor) -> Tensor:
-    """Return the angle in degrees, 0 to 180, of the rotation that takes `first` to `second`, broadcast together."""
-    # From the chord: the trace alone loses small angles to rounding.
-    chord = (first - second).flatten(-2).norm(dim=-1) / (2 * math.sqrt(2))
-    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1.0)))
 
 
 def draw_rotations(n: int, generator: torch.Generator) -> Tensor:

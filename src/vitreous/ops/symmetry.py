@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitreous.ops.rotations import compute_axis_rotation, compute_direction_grid, compute_euler_matrix
 
-__all__ = ["compute_orientation_grid", "compute_symmetric_angle_deg", "compute_symmetry_operators"]
+__all__ = ["compute_orientation_grid", "compute_symmetry_operators"]
 
 _GOLDEN = (1 + math.sqrt(5)) / 2
 # A direction on no symmetry axis or plane of any group; its images' nearest neighbourhoods are the asymmetric units.
@@ -79,11 +79,3 @@ def compute_orientation_grid(spacing_deg: float, operators: Tensor) -> Tensor:
     n_psi = math.ceil(360 / spacing_deg)
     psi = torch.arange(n_psi, dtype=torch.float64) * (360 / n_psi)
     return compute_euler_matrix(rot[inside, None], tilt[inside, None], psi).flatten(0, 1)
-
-
-def compute_symmetric_angle_deg(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
-    """Return the smallest angle in degrees between orientations `(..., 3, 3)` and any equivalent of the second."""
-    equivalent = second[..., None, :, :] @ operators
-    # The trace is largest for the nearest one.
-    cosine = ((first[..., None, :, :] * equivalent).sum((-2, -1)).max(dim=-1).values - 1) / 2
-    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
