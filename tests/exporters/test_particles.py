@@ -75,6 +75,7 @@ def test_stacks_that_contradict_the_table(toy_project: Any, shape: tuple[int, ..
     write_mrc(toy_project.root / "runs/006-extract/mic_a.mrcs", np.zeros(shape, np.float32), 1.5)
     positives = gather_dataset(toy_project.tables, toy_project.root).positives
     with pytest.raises(
-        InputFileError, match=rf"found {shape[0]} images of {shape[1]}x{shape[1]} px; expected at least 4 of 24x24"
+        InputFileError,
+        match=rf"found a stack of {shape[0]} images of {shape[1]}x{shape[1]} px; expected at least 4 of 24x24",
     ):
         write_stacks(positives, toy_project.root, toy_project.root / "out", ".mrcs")

@@ -1,14 +1,9 @@
-from pathlib import Path
-
-import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from vitreous.errors import InputFileError
-from vitreous.io.mrc import write_mrc
 from vitreous.ops.ctf import compute_ctf_1d
-from vitreous.stages.images import compute_particle_ctf, read_particle_images
+from vitreous.stages.images import compute_particle_ctf
 
 BOX, PIXEL = 16, 2.5
 OPTICS = {"m": (300.0, 2.7, 0.1), "k": (200.0, 1.4, 0.07)}
@@ -32,36 +27,6 @@ def make_particles(**columns: list[object]) -> pl.DataFrame:
         "phase_shift_deg": [None, 90.0, None, None],
     }
     return pl.DataFrame({**table, **columns}, schema_overrides={"phase_shift_deg": pl.Float64})
-
-
-def test_images_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    stacks = {name: rng.normal(size=(n, BOX, BOX)).astype(np.float32) for name, n in (("k", 2), ("m", 3))}
-    for name, stack in stacks.items():
-        write_mrc(tmp_path / f"{name}.mrcs", stack, PIXEL)
-    images = read_particle_images(make_particles(), tmp_path).numpy()
-    expected = [stacks["k"][1], stacks["m"][2], stacks["m"][0], stacks["k"][0]]
-    assert np.array_equal(images, np.stack(expected))
-
-
-def test_a_stack_of_one_image_is_a_stack(tmp_path: Path) -> None:
-    image = np.random.default_rng(1).normal(size=(1, BOX, BOX)).astype(np.float32)
-    write_mrc(tmp_path / "k.mrcs", image, PIXEL)
-    particles = make_particles()[3:]
-    assert np.array_equal(read_particle_images(particles, tmp_path).numpy(), image)
-
-
-@pytest.mark.parametrize("shape", [(2, BOX, BOX), (3, BOX + 2, BOX + 2)])
-def test_a_stack_that_is_not_what_the_table_says_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    write_mrc(tmp_path / "k.mrcs", np.zeros((2, BOX, BOX), np.float32), PIXEL)
-    write_mrc(tmp_path / "m.mrcs", np.zeros(shape, np.float32), PIXEL)
-    with pytest.raises(InputFileError, match=r"m\.mrcs: found a stack of .* expected at least 3 images of 16x16 px"):
-        read_particle_images(make_particles(), tmp_path)
-
-
-def test_a_missing_stack_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"k\.mrcs: found no such file"):
-        read_particle_images(make_particles(), tmp_path)
 
 
 def test_ctf_is_that_of_each_micrograph_with_the_contrast_inverted() -> None:

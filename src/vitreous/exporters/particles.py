@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from polars import selectors
 
-from vitreous.errors import InputFileError
 from vitreous.exporters.release import link_or_copy
-from vitreous.io.mrc import read_mrc, read_mrc_header, write_mrc
+from vitreous.io.mrc import read_mrc_header, write_mrc
+from vitreous.io.stacks import check_stack, read_particle_images
 
 __all__ = ["StarColumn", "name_images", "tabulate", "tabulate_optics", "write_stacks"]
 
@@ -92,29 +91,7 @@ def write_stacks(positives: pl.DataFrame, root: Path, folder: Path, suffix: str)
         header = read_mrc_header(root / sources[0])
         whole = rows["stack_index"].to_list() == list(range(header.shape[0]))
         if whole and len(sources) == 1 and header.mode == _FLOAT32_MODE:
-            _check_stack(root / sources[0], header.shape, rows)
+            check_stack(root / sources[0], header.shape, rows)
             link_or_copy(root / sources[0], target)
         else:
-            write_mrc(target, _read_images(rows, root), float(rows["stack_pixel_size_angstrom"][0]))
-
-
-def _check_stack(path: Path, shape: tuple[int, ...], rows: pl.DataFrame) -> None:
-    box, last = int(rows["box_px"][0]), int(rows["stack_index"].to_numpy().max())
-    if tuple(shape[-2:]) != (box, box) or last >= shape[0]:
-        raise InputFileError(
-            path,
-            found=f"{shape[0]} images of {shape[2]}x{shape[1]} px",
-            expected=f"at least {last + 1} of {box}x{box} px, as the particles table says",
-            remedy="Run extract again.",
-        )
-
-
-def _read_images(rows: pl.DataFrame, root: Path) -> np.ndarray:
-    box = int(rows["box_px"][0])
-    images = np.empty((rows.height, box, box), dtype=np.float32)
-    for (path,), group in rows.with_row_index("row").group_by("stack_path", maintain_order=True):
-        stack = read_mrc(root / str(path))[0]
-        stack = stack[None] if stack.ndim == 2 else stack
-        _check_stack(root / str(path), stack.shape, group)
-        images[group["row"].to_numpy()] = stack[group["stack_index"].to_numpy()]
-    return images
+            write_mrc(target, read_particle_images(rows, root), float(rows["stack_pixel_size_angstrom"][0]))

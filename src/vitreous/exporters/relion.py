@@ -210,24 +210,9 @@ def _check_movie_names(dataset: Dataset) -> None:
 
 
 def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> ExportSummary:
-    """Write the dataset as a folder in which RELION can be run.
+    """Write the dataset as a folder in which RELION can be run; what RELION itself wrote there since stays.
 
-    Parameters
-    ----------
-    tables
-        The project's tables by name; micrographs and particles are needed.
-    root
-        The project's folder.
-    to
-        Folder to write to: missing, empty, or an older export in this layout, which is replaced. What RELION itself wrote
-        there since stays.
-
-    Raises
-    ------
-    ProjectError
-        If the tables contradict each other or `to` holds something else.
-    InputFileError
-        If a file of the project is missing or damaged, or `to` cannot be written to.
+    Parameters and errors as of `export_cryoppp`.
     """
     dataset = gather_dataset(tables, root)
     _check_movie_names(dataset)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vitreous.errors import SettingError, UserError
 from vitreous.io.mrc import write_mrc
+from vitreous.io.stacks import read_particle_images
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.align2d import Alignment, ClassificationSettings, classify_images
-from vitreous.stages.images import compute_particle_ctf, read_particle_images
+from vitreous.stages.images import compute_particle_ctf
 
 __all__ = ["STAGE", "Classify2dParams"]
 
@@ -91,7 +92,7 @@ def _choose_particles(inputs: Inputs) -> pl.DataFrame:
 
 def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded:
     chosen = _choose_particles(inputs)
-    images = read_particle_images(chosen, context.root).to(context.device)
+    images = torch.from_numpy(read_particle_images(chosen, context.root)).to(context.device)
     order = pl.int_range(pl.len()) % 2
     half = chosen.select(half=pl.coalesce(pl.col("half") - 1, order))["half"].to_numpy()
     return _Loaded(

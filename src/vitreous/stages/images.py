@@ -1,49 +1,16 @@
-"""The extracted images of a particles table and their contrast transfer functions, for the stages that align them."""
-
-from pathlib import Path
+"""The contrast transfer functions of extracted images, for the stages that align them."""
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from vitreous.errors import InputFileError
-from vitreous.io.mrc import read_mrc
 from vitreous.ops.ctf import compute_ctf_2d
 
-__all__ = ["compute_particle_ctf", "read_particle_images"]
+__all__ = ["compute_particle_ctf"]
 
 _DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg")
 _OPTICS = ("voltage_kv", "cs_mm", "amplitude_contrast")
-
-
-def read_particle_images(particles: pl.DataFrame, root: Path) -> Tensor:
-    """Return the images `(n, box, box)` float32 of particles with one `box_px`, in the order of the rows.
-
-    Every stack is read once; `root` is the project's folder.
-
-    Raises
-    ------
-    InputFileError
-        If a stack is missing, or does not hold what the table says.
-    """
-    box = int(particles["box_px"][0])
-    images = np.empty((particles.height, box, box), dtype=np.float32)
-    numbered = particles.select("stack_path", "stack_index").with_row_index("row")
-    for (name,), group in numbered.group_by("stack_path", maintain_order=True):
-        path = root / str(name)
-        stack = read_mrc(path)[0]
-        stack = stack.reshape(-1, *stack.shape[-2:])
-        index = group["stack_index"].to_numpy()
-        if stack.shape[-2:] != (box, box) or int(index.max()) >= len(stack):
-            raise InputFileError(
-                path,
-                found=f"a stack of {len(stack)} images of {stack.shape[-1]}x{stack.shape[-2]} px",
-                expected=f"at least {int(index.max()) + 1} images of {box}x{box} px, as the particles table says",
-                remedy="Run extract again.",
-            )
-        images[group["row"].to_numpy()] = stack[index]
-    return torch.from_numpy(images)
 
 
 def compute_particle_ctf(

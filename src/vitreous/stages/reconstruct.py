@@ -16,6 +16,7 @@ from torch import Tensor
 from vitreous.errors import UserError
 from vitreous.io.atomic import open_for_replacement
 from vitreous.io.mrc import write_mrc
+from vitreous.io.stacks import read_particle_images
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.abinitio import AbInitioSettings, compute_initial_map
 from vitreous.ops.mask import compute_density_region, compute_soft_mask
@@ -24,7 +25,7 @@ from vitreous.ops.refine3d import Refinement, RefineSettings, refine_halves
 from vitreous.ops.resolution import compute_fsc, compute_resolution_angstrom
 from vitreous.ops.rotations import compute_euler_angles
 from vitreous.ops.symmetry import compute_symmetry_operators
-from vitreous.stages.images import compute_particle_ctf, read_particle_images
+from vitreous.stages.images import compute_particle_ctf
 
 __all__ = ["STAGE", "ReconstructParams"]
 
@@ -133,7 +134,7 @@ def _load(inputs: Inputs, params: ReconstructParams, context: Context) -> _Loade
     ).to_numpy()
     return _Loaded(
         particle_ids=frame["particle_id"].to_list(),
-        images=read_particle_images(frame, context.root),
+        images=torch.from_numpy(read_particle_images(frame, context.root)),
         ctf=compute_particle_ctf(frame, inputs["micrographs"], box),
         half=_assign_halves(frame, params.seed),
         origins_px=torch.from_numpy(origins.copy()) / pixel,
