@@ -40,6 +40,9 @@ class SimulatedEntry:
     micrographs
         `truth/micrographs.parquet`: defocus; shift_x_px and shift_y_px, where the specimen of every frame stands relative to
         the first; local_drift_px, the coefficients of `vitreous.simulate.drift.LocalDrift`.
+    junk
+        `truth/junk.parquet`: micrograph, kind (ice, crystal, carbon or aggregate), x_px, y_px, radius_px of the circle that holds
+        it; carbon is what is outside its circle.
     volume
         `truth/map.mrc`: the potential over that of ice, V.
     diameter_angstrom
@@ -53,6 +56,7 @@ class SimulatedEntry:
     coordinates: Path
     particles: Path
     micrographs: Path
+    junk: Path
     volume: Path
     diameter_angstrom: float
 
@@ -70,6 +74,18 @@ def _list_particles(name: str, micrograph: Micrograph, diameter_px: float) -> pl
             "defocus_angstrom": micrograph.defocus_angstrom,
         }
     )
+
+
+def _list_junk(name: str, micrograph: Micrograph) -> pl.DataFrame:
+    schema = {
+        "micrograph": pl.String,
+        "kind": pl.String,
+        "x_px": pl.Float64,
+        "y_px": pl.Float64,
+        "radius_px": pl.Float64,
+    }
+    rows = [(name, one.kind, one.x_px, one.y_px, one.radius_px) for one in micrograph.junk]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _spread_defocus(settings: SimulationSettings, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -110,7 +126,7 @@ def simulate_entry(
     defocus = _spread_defocus(settings, np.random.default_rng([settings.seed, 0, 1]))
     diameter_px = round(specimen.diameter_angstrom / pixel_size, 3)
 
-    movies, particles, micrographs = [], [], []
+    movies, particles, micrographs, junk = [], [], [], []
     for index in range(settings.n_movies):
         name = f"movie_{index + 1:04d}"
         report((0.5 + index) / (0.5 + settings.n_movies), f"{name}, {index + 1} of {settings.n_movies}")
@@ -132,6 +148,7 @@ def simulate_entry(
         write_tiff(path, movie, pixel_size_angstrom=pixel_size)
         movies.append(path)
         particles.append(_list_particles(name, micrograph, diameter_px))
+        junk.append(_list_junk(name, micrograph))
         micrographs.append(
             {
                 "micrograph": name,
@@ -157,12 +174,18 @@ def simulate_entry(
         coordinates=truth / "coordinates.csv",
         particles=truth / "particles.parquet",
         micrographs=truth / "micrographs.parquet",
+        junk=truth / "junk.parquet",
         volume=truth / "map.mrc",
         diameter_angstrom=specimen.diameter_angstrom,
     )
     table = pl.concat(particles)
     write_text(entry.coordinates, table.select("micrograph", "x_px", "y_px", "diameter_px").write_csv())
-    for path, frame in ((entry.particles, table), (entry.micrographs, pl.DataFrame(micrographs))):
+    frames = (
+        (entry.particles, table),
+        (entry.micrographs, pl.DataFrame(micrographs)),
+        (entry.junk, pl.concat(junk)),
+    )
+    for path, frame in frames:
         with open_for_replacement(path) as temporary:
             frame.write_parquet(temporary)
     write_mrc(entry.volume, volume, pixel_size, volume=True)

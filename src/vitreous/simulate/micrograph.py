@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,20 +11,17 @@ from torch import Tensor
 from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.ops.fourier import compute_frequency_2d, compute_shift_phase, find_good_size, irfft2, rfft2
 from vitreous.ops.potential import POTENTIAL_CONSTANT, compute_interaction_constant, compute_scattering_factor
+from vitreous.simulate.junk import Junk, make_surroundings, place_aggregates
 from vitreous.simulate.particles import Projector, compute_rotations, draw_orientations, place_particles
 from vitreous.simulate.settings import SimulationSettings
 
 __all__ = ["Micrograph", "compute_ice_spectrum", "make_micrograph"]
 
 _SLAB_ANGSTROM = 100.0
-_MEAN_FREE_PATH_ANGSTROM = 3000.0
 _ENVELOPE_B_ANGSTROM2 = 60.0
 """Partial coherence and the detector's transfer, as one Gaussian fall-off of the amplitude."""
 
 _WATER_PER_ANGSTROM3 = 0.0311
-_CARBON_PER_ANGSTROM3 = 0.09
-_CARBON_ANGSTROM = 250.0
-_CARBON_STRUCTURE_FACTOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,8 @@ class Micrograph:
         `(n, 2)` as (x, y) in the first frame, only those inside it.
     angles_deg, defocus_angstrom
         Of these particles: (rot, tilt, psi), and mean defocus.
+    junk
+        What else is in view, in pixels of the first frame.
     defocus_u_angstrom, defocus_v_angstrom, defocus_angle_deg
         Of the middle of the ice.
     """
@@ -61,18 +59,10 @@ class Micrograph:
     centres_px: NDArray[np.float64]
     angles_deg: NDArray[np.float64]
     defocus_angstrom: NDArray[np.float64]
+    junk: tuple[Junk, ...]
     defocus_u_angstrom: float
     defocus_v_angstrom: float
     defocus_angle_deg: float
-
-
-@dataclass(frozen=True)
-class _Surroundings:
-    """Everything but particles: transmission, projected potential in V Å, and where no particle is put."""
-
-    transmission: NDArray[np.float32]
-    potential: NDArray[np.float32]
-    blocked: NDArray[np.bool_]
 
 
 def compute_ice_spectrum(k: Tensor, thickness_angstrom: float) -> Tensor:
@@ -84,59 +74,6 @@ def compute_ice_spectrum(k: Tensor, thickness_angstrom: float) -> Tensor:
     molecule = compute_scattering_factor(8, k) + 2 * compute_scattering_factor(1, k)
     structure_factor = 0.06 + 0.94 * (1 - torch.exp(-((k / 0.24) ** 6))) + 0.8 * torch.exp(-(((k - 0.27) / 0.03) ** 2))
     return _WATER_PER_ANGSTROM3 * thickness_angstrom * (POTENTIAL_CONSTANT * molecule) ** 2 * structure_factor
-
-
-def _make_blob(canvas: tuple[int, int], pixel_size: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the thickness in Å of one lump of contaminating ice, `canvas`."""
-    radius_px = rng.uniform(90, 260) / pixel_size
-    y, x = np.ogrid[: canvas[0], : canvas[1]]
-    centre_y, centre_x = rng.uniform(0, 1, 2) * canvas
-    azimuth = np.arctan2(y - centre_y, x - centre_x)
-    outline = np.ones(canvas)
-    for order in (2, 3, 5):
-        outline += rng.uniform(0, 0.3 / order) * np.cos(order * azimuth + rng.uniform(0, 2 * np.pi))
-    inside = np.clip(1 - (np.hypot(y - centre_y, x - centre_x) / (radius_px * outline)) ** 2, 0, None)
-    return np.asarray(rng.uniform(500, 1300) * np.sqrt(inside), dtype=np.float32)
-
-
-def _make_carbon(canvas: tuple[int, int], pixel_size: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the share of carbon in every pixel, `canvas`: a film whose round hole covers most of the field."""
-    ny, nx = canvas
-    radius_px, azimuth = 6000 / pixel_size, rng.uniform(0, 2 * np.pi)
-    inward = rng.uniform(0.22, 0.34) * min(canvas)
-    centre_y = ny / 2 + (inward - radius_px) * math.sin(azimuth)
-    centre_x = nx / 2 + (inward - radius_px) * math.cos(azimuth)
-    y, x = np.ogrid[:ny, :nx]
-    distance = np.hypot(y - centre_y, x - centre_x) - radius_px
-    return np.asarray(1 / (1 + np.exp(-np.clip(distance / 3, -50, 50))), dtype=np.float32)
-
-
-def _make_surroundings(
-    canvas: tuple[int, int], settings: SimulationSettings, radius_px: float, with_carbon: bool, rng: np.random.Generator
-) -> _Surroundings:
-    ny, nx = canvas
-    y, x = np.linspace(-1, 1, ny)[:, None], np.linspace(-1, 1, nx)[None, :]
-    slope_y, slope_x = rng.uniform(-0.02, 0.02, 2)
-    thickness = -_MEAN_FREE_PATH_ANGSTROM * np.log1p(slope_y * y + slope_x * x).astype(np.float32)
-    blocked = np.zeros(canvas, dtype=bool)
-    lumps = np.zeros(canvas, dtype=np.float32)
-    for _ in range(settings.n_contaminants):
-        lumps += _make_blob(canvas, settings.pixel_size_angstrom, rng)
-    blocked |= lumps > 0
-    thickness = thickness + lumps
-    # A lump's own grain, beyond the smooth absorption: frost scatters much more than vitreous ice.
-    potential = 0.02 * lumps * scipy.ndimage.gaussian_filter(rng.standard_normal(canvas, dtype=np.float32), 1.5)
-    if with_carbon:
-        carbon = _make_carbon(canvas, settings.pixel_size_angstrom, rng)
-        blocked |= carbon > 0.01
-        thickness = thickness + 1.6 * _CARBON_ANGSTROM * carbon
-        strength = POTENTIAL_CONSTANT * float(compute_scattering_factor(6, torch.tensor(0.05)))
-        power = _CARBON_PER_ANGSTROM3 * _CARBON_ANGSTROM * strength**2 * _CARBON_STRUCTURE_FACTOR
-        grain = rng.standard_normal(canvas, dtype=np.float32) * (math.sqrt(power) / settings.pixel_size_angstrom)
-        potential = potential + carbon * grain
-    if blocked.any():
-        blocked = scipy.ndimage.distance_transform_edt(~blocked) < radius_px
-    return _Surroundings(np.exp(-thickness / _MEAN_FREE_PATH_ANGSTROM), potential.astype(np.float32), blocked)
 
 
 def _add_projections(
@@ -192,18 +129,22 @@ def make_micrograph(
     margin = math.ceil(radius_px + 1.5 * settings.drift_angstrom / pixel_size) + 16
     canvas = (find_good_size(settings.ny_px + 2 * margin), find_good_size(settings.nx_px + 2 * margin))
     window = (slice(margin, margin + settings.ny_px), slice(margin, margin + settings.nx_px))
-    surroundings = _make_surroundings(canvas, settings, radius_px, with_carbon, rng)
+    surroundings = make_surroundings(canvas, settings, radius_px, with_carbon, rng)
+    clumped, clumps = place_aggregates(surroundings.blocked, settings.n_aggregates, radius_px, rng)
     separation_px = settings.minimum_separation_diameters * 2 * radius_px
     centres = place_particles(surroundings.blocked, window, settings.particles_per_movie, separation_px, rng)
     angles = draw_orientations(len(centres), rng)
+    everything, all_angles = np.concatenate([centres, clumped]), angles
+    if len(clumped):
+        all_angles = np.concatenate([angles, draw_orientations(len(clumped), rng)])
     room = max(0.0, settings.ice_thickness_angstrom - diameter_angstrom)
     n_slabs = max(1, round(room / _SLAB_ANGSTROM))
-    layers = rng.integers(0, n_slabs, len(centres))
+    layers = rng.integers(0, n_slabs, len(everything))
     heights = (np.arange(n_slabs) - (n_slabs - 1) / 2) * (room / n_slabs)
     slabs = torch.zeros((n_slabs, *canvas))
-    if len(centres):
-        spectra = torch.stack([projector.project(rotation) for rotation in compute_rotations(angles)])
-        _add_projections(slabs, layers, centres, spectra, box)
+    if len(everything):
+        spectra = torch.stack([projector.project(rotation) for rotation in compute_rotations(all_angles)])
+        _add_projections(slabs, layers, everything, spectra, box)
 
     half_astigmatism = rng.uniform(0, settings.astigmatism_angstrom) / 2
     angle = float(rng.uniform(0, 180))
@@ -239,7 +180,10 @@ def make_micrograph(
         transmission=surroundings.transmission,
         centres_px=np.round(centres[seen] - margin, 3),
         angles_deg=angles[seen],
-        defocus_angstrom=np.asarray(defocus_angstrom + heights[layers[seen]], dtype=np.float64),
+        defocus_angstrom=np.asarray(defocus_angstrom + heights[layers[: len(centres)][seen]], dtype=np.float64),
+        junk=tuple(
+            Junk(one.kind, one.x_px - margin, one.y_px - margin, one.radius_px) for one in (*surroundings.junk, *clumps)
+        ),
         defocus_u_angstrom=float(defocus_angstrom + half_astigmatism),
         defocus_v_angstrom=float(defocus_angstrom - half_astigmatism),
         defocus_angle_deg=angle,

@@ -47,6 +47,8 @@ class SimulationSettings(BaseModel):
     gain: bool = Field(True, description="whether the camera's pixels differ in gain and a gain reference is written")
     n_hot_pixels: int = Field(20, ge=0, description="hot pixels of the camera")
     n_contaminants: int = Field(2, ge=0, description="blobs of ice contamination in a movie")
+    n_crystals: int = Field(0, ge=0, description="crystals of ice in a movie")
+    n_aggregates: int = Field(0, ge=0, description="clumps of particles that lie on top of each other in a movie")
     n_carbon_movies: int = Field(0, ge=0, description="movies (the last ones) with a carbon edge along a side")
     generator: Literal["slice", "atoms"] = Field(
         "slice", description="projections from central slices of the map's transform, or from the atoms one by one"
