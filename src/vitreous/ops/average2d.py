@@ -1,22 +1,23 @@
 """Averages of aligned images: turning them, filtering them, and how far they can be trusted."""
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
 
+import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.ops.fourier import (
-    compute_frequency_2d,
-    compute_radial_mean,
-    irfft2,
-    rfft2,
-)
+from vitreous.ops.fourier import compute_frequency_2d, compute_half_weights, compute_radial_mean, irfft2, rfft2
 
 __all__ = [
     "KERNEL_TAPS",
     "PADDING",
     "average_images",
-    "centre_spectra",
     "combine_halves",
     "compute_kernel_taps",
     "compute_kernel_transform",
@@ -24,11 +25,11 @@ __all__ = [
     "compute_power",
     "compute_ring_correlation",
     "compute_ring_index",
-    "filter_halves",
+    "divide_by_ctf",
     "find_resolution_ring",
     "make_soft_circle",
+    "run_single_threaded",
     "multiply_complex",
-    "rotate_images",
     "shift_spectra",
 ]
 
@@ -38,17 +39,9 @@ KERNEL_TAPS = 4
 _BETA = math.pi * math.sqrt((KERNEL_TAPS / PADDING * (PADDING - 0.5)) ** 2 - 0.8)
 _BATCH = 256
 _TRUSTED_RINGS = 3
+_TABLE_STEPS = 4096
 
-
-def centre_spectra(spectra: Tensor, n_px: int) -> Tensor:
-    """Move the origin of half spectra of `n_px` images from element 0 to the centre, N // 2; its own inverse."""
-    iy, ix = (
-        torch.arange(spectra.shape[-2], device=spectra.device),
-        torch.arange(spectra.shape[-1], device=spectra.device),
-    )
-    if n_px % 2:
-        raise ValueError(f"expected an even side, found {n_px}")
-    return spectra * (1 - 2 * ((iy[:, None] + ix[None, :]) % 2)).to(spectra.real.dtype)
+T = TypeVar("T")
 
 
 def multiply_complex(first: Tensor, second: Tensor) -> Tensor:
@@ -104,40 +97,18 @@ def compute_kernel_taps(places: Tensor) -> tuple[Tensor, Tensor]:
     return taps.long(), torch.special.i0(_BETA * inside.sqrt()) / torch.special.i0(places.new_tensor(_BETA))
 
 
-def rotate_images(images: Tensor, angles_deg: Tensor) -> Tensor:
-    """Turn each image about its centre, N // 2, by its angle, from +x towards +y.
+def run_single_threaded(work: Callable[[int], T], items: Iterable[int]) -> list[T]:
+    """Return what `work` makes of the items, several at a time, each by one thread so that the result does not depend on how many.
 
-    Parameters
-    ----------
-    images
-        `(n, N, N)`, N even.
-    angles_deg
-        `(n,)`.
-
-    Notes
-    -----
-    The images are interpolated on a grid twice as fine, see `compute_kernel_taps`; what comes from outside is 0.
+    As many run as torch has threads.
     """
-    n_px = images.shape[-1]
-    fine, half = n_px * PADDING, n_px // 2
-    ky, kx = compute_frequency_2d((n_px, n_px), device=images.device)
-    spectra = rfft2(images) / (compute_kernel_transform(ky / PADDING) * compute_kernel_transform(kx / PADDING))
-    padded = torch.zeros(len(images), fine, fine // 2 + 1, dtype=spectra.dtype, device=images.device)
-    padded[:, :half, :half] = spectra[:, :half, :half]
-    padded[:, -half + 1 :, :half] = spectra[:, -half + 1 :, :half]
-    dense = irfft2(padded, (fine, fine)).flatten(1) * PADDING**2
-    step = (torch.arange(n_px, device=images.device) - half).float() * PADDING
-    angle = torch.deg2rad(angles_deg.float())[:, None, None]
-    x = torch.cos(angle) * step + torch.sin(angle) * step[:, None] + fine // 2
-    y = torch.cos(angle) * step[:, None] - torch.sin(angle) * step + fine // 2
-    (columns, weights_x), (rows, weights_y) = compute_kernel_taps(x), compute_kernel_taps(y)
-    turned = torch.zeros_like(x)
-    for i in range(KERNEL_TAPS):
-        for j in range(KERNEL_TAPS):
-            place = (rows[..., i] % fine) * fine + columns[..., j] % fine
-            value = dense.gather(1, place.flatten(1)).reshape(x.shape)
-            turned += weights_y[..., i] * weights_x[..., j] * value
-    return turned * ((x >= 0) & (x < fine) & (y >= 0) & (y < fine))
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def compute_ring_correlation(first: Tensor, second: Tensor, n_px: int) -> Tensor:
@@ -168,7 +139,7 @@ def compute_mass_centre(images: Tensor) -> Tensor:
     return torch.stack([y, x], dim=-1)
 
 
-def _divide(sums: Tensor, power: Tensor, n_px: int) -> Tensor:
+def divide_by_ctf(sums: Tensor, power: Tensor, n_px: int) -> Tensor:
     """Return half spectra of averages from those of sums of images times their CTF, and the sums of CTF² per ring."""
     ring = compute_ring_index(n_px, sums.device).clamp_max(power.shape[-1] - 1)
     floor = 0.02 * power.amax(dim=-1, keepdim=True) + 1e-6
@@ -208,29 +179,79 @@ def combine_halves(sums: Tensor, power: Tensor, mask: Tensor) -> tuple[Tensor, T
     sqrt(2 F / (1 + F)) (Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013), and the Wiener filter is its square.
     """
     n_px = mask.shape[-1]
-    halves = rfft2(irfft2(_divide(sums, power, n_px), (n_px, n_px)) * mask)
+    halves = rfft2(irfft2(divide_by_ctf(sums, power, n_px), (n_px, n_px)) * mask)
     correlation = compute_ring_correlation(halves[0], halves[1], n_px)
-    full = _divide(sums.sum(dim=0), power.sum(dim=0), n_px)
+    full = divide_by_ctf(sums.sum(dim=0), power.sum(dim=0), n_px)
     return irfft2(full * _compute_gain(correlation, n_px), (n_px, n_px)) * mask, correlation
 
 
-def filter_halves(sums: Tensor, power: Tensor, mask: Tensor, correlation: Tensor, shared_ring: int) -> Tensor:
-    """Return an average for each half, `(2, K, N, N)`: that of all images up to a ring, its own beyond.
+@lru_cache(maxsize=1)
+def _tabulate_kernel() -> NDArray[np.float32]:
+    """Return the kernel at distances of 0 to 2 points, in steps of 1 / `_TABLE_STEPS`."""
+    distance = torch.arange(KERNEL_TAPS // 2 * _TABLE_STEPS + 2) / _TABLE_STEPS
+    inside = (1 - (distance * (2 / KERNEL_TAPS)).square()).clamp_min(0)
+    table = torch.special.i0(_BETA * inside.sqrt()) / torch.special.i0(distance.new_tensor(_BETA))
+    return np.asarray(table.float().numpy())
 
-    What is shared holds the halves in one position; beyond it noise that images were aligned to is not common to both, so that
-    their correlation is that of what is there. The filter of a half is F. Parameters and F as of `combine_halves`.
-    """
-    n_px = mask.shape[-1]
-    own = _divide(sums, power, n_px)
-    ring = compute_ring_index(n_px, sums.device)
-    own = own * correlation.clamp(0, 0.999)[:, ring.clamp_max(correlation.shape[-1] - 1)]
-    full = _divide(sums.sum(dim=0), power.sum(dim=0), n_px) * _compute_gain(correlation, n_px)
-    return irfft2(torch.where(ring <= shared_ring, full[None], own), (n_px, n_px)) * mask
+
+@numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
+def _spread(spectra, weight, angle, table, fine):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Add half spectra `(n, N, N // 2 + 1, 2)`, turned back by their angles in radians, to `fine` `(F, F, 2)`."""
+    n_px, size, n_columns = spectra.shape[1], fine.shape[0], spectra.shape[2]
+    scale, steps = size / n_px, (table.shape[0] - 2) // 2
+    weights_y, weights_x = np.empty(4, np.float32), np.empty(4, np.float32)
+    for i in range(spectra.shape[0]):
+        cosine, sine = np.cos(angle[i]) * scale, np.sin(angle[i]) * scale
+        for row in range(n_px):
+            ky = row if row < (n_px + 1) // 2 else row - n_px
+            for kx in range(n_columns):
+                if kx * kx + ky * ky > n_px * n_px // 4:
+                    break
+                x, y = cosine * kx + sine * ky, cosine * ky - sine * kx
+                first_x, first_y = int(np.floor(x)) - 1, int(np.floor(y)) - 1
+                for tap in range(4):
+                    weights_y[tap] = table[int(abs(y - first_y - tap) * steps + 0.5)] * weight[kx]
+                    weights_x[tap] = table[int(abs(x - first_x - tap) * steps + 0.5)]
+                real, imaginary = spectra[i, row, kx, 0], spectra[i, row, kx, 1]
+                for j in range(4):
+                    line = fine[(first_y + j) % size]
+                    for tap in range(4):
+                        part = weights_y[j] * weights_x[tap]
+                        column = (first_x + tap) % size
+                        line[column, 0] += part * real
+                        line[column, 1] += part * imaginary
+
+
+def _sum_turned_back(
+    images: Tensor, ctf: Callable[[Tensor], Tensor] | None, index: Tensor, angle_deg: Tensor, shift_px: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of images times their CTF, moved and turned back, `(N, N)`, and their sum of CTF² per ring."""
+    n_px = images.shape[-1]
+    size = n_px * PADDING
+    fine = torch.zeros(size, size, 2)
+    power = torch.zeros(n_px // 2 + 1)
+    weight = compute_half_weights((n_px, n_px))[0].numpy()
+    for chosen in torch.split(index, _BATCH):
+        # The origin goes to pixel 0, so that neighbouring coefficients differ little.
+        spectra = shift_spectra(rfft2(images[chosen].float().cpu()), -shift_px[chosen] - n_px // 2)
+        ring_power = torch.ones(len(chosen), n_px // 2 + 1)
+        if ctf is not None:
+            factor = ctf(chosen).cpu()
+            spectra = spectra * factor
+            ring_power = compute_radial_mean(factor.square(), (n_px, n_px))
+        angles = torch.deg2rad(angle_deg[chosen].double()).numpy()
+        arguments: tuple[Any, ...] = (torch.view_as_real(spectra).numpy(), weight, angles, _tabulate_kernel(), fine.numpy())
+        _spread(*arguments)
+        power += ring_power.sum(dim=0)
+    place = (torch.arange(n_px) - n_px // 2).double() / size
+    kernel = compute_kernel_transform(place).float()
+    image = torch.roll(torch.fft.ifft2(torch.view_as_complex(fine)).real, (n_px // 2, n_px // 2), dims=(0, 1))
+    return image[:n_px, :n_px] * PADDING**2 / (kernel[:, None] * kernel), power
 
 
 def average_images(
     images: Tensor,
-    ctf: Tensor | None,
+    ctf: Callable[[Tensor], Tensor] | None,
     half: Tensor,
     class_index: Tensor,
     angle_deg: Tensor,
@@ -244,7 +265,7 @@ def average_images(
     images
         `(n, N, N)`.
     ctf
-        `(n, N, N // 2 + 1)`, or None for 1.
+        Returns the CTF `(b, N, N // 2 + 1)` of the images with indices `(b,)`; None for 1.
     half
         `(n,)`, 0 or 1.
     class_index
@@ -260,18 +281,14 @@ def average_images(
         Averages `(K, N, N)` and ring correlations `(K, N // 2 + 1)`, as of `combine_halves`. The correlations are honest
         only where the halves were aligned to averages of their own: noise that both were aligned to correlates as well.
     """
-    n_px = images.shape[-1]
-    n_classes = int(class_index.max()) + 1
-    sums = torch.zeros(2 * n_classes, n_px, n_px, device=images.device)
-    power = torch.zeros(2 * n_classes, n_px // 2 + 1, device=images.device)
+    n_px, n_classes = images.shape[-1], int(class_index.max()) + 1
     slot = half * n_classes + class_index
-    for index in torch.split(torch.arange(len(images), device=images.device), _BATCH):
-        spectra = shift_spectra(rfft2(images[index]), -shift_px[index])
-        ring_power = torch.ones(len(index), n_px // 2 + 1, device=images.device)
-        if ctf is not None:
-            spectra = spectra * ctf[index]
-            ring_power = compute_radial_mean(ctf[index].square(), (n_px, n_px))
-        sums.index_add_(0, slot[index], rotate_images(irfft2(spectra, (n_px, n_px)), -angle_deg[index]))
-        power.index_add_(0, slot[index], ring_power)
+
+    def work(number: int) -> tuple[Tensor, Tensor]:
+        return _sum_turned_back(images, ctf, torch.nonzero(slot == number)[:, 0], angle_deg, shift_px)
+
+    found = run_single_threaded(work, range(2 * n_classes))
+    sums = torch.stack([image for image, _ in found])
+    power = torch.stack([part for _, part in found])
     spectra = rfft2(sums).reshape(2, n_classes, n_px, n_px // 2 + 1)
     return combine_halves(spectra, power.reshape(2, n_classes, -1), mask)
