@@ -66,7 +66,11 @@ class Fit:
 
     @property
     def is_doubtful(self) -> bool:
-        return self.estimate.score < 0.4 or self.estimate.resolution_angstrom > 15
+        return (
+            self.estimate.curves.score < 0.4
+            or self.estimate.curves.resolution_angstrom > 15
+            or self.estimate.refined.significance < 8
+        )
 
 
 def fit(image: NDArray[np.float32], pixel_size: float, params: CtfParams | None = None) -> Fit:
@@ -117,7 +121,7 @@ def measure_flat() -> list[str]:
             differences.append(values.astigmatism_angstrom - (u - v))
             if u - v > 100:
                 angles.append(abs((values.defocus_angle_deg - angle + 90) % 180 - 90))
-            resolutions.append(found.estimate.resolution_angstrom)
+            resolutions.append(found.estimate.curves.resolution_angstrom)
         far = int((np.abs(errors) > 500).sum())
         inside = np.mean(np.abs(relative[-N:]) < 1)
         rows.append(
@@ -259,7 +263,8 @@ def measure_real(data: Path) -> list[str]:
         rows.append(
             f"| {path.name.split('.png')[0]} | {values.mean_angstrom:.0f} ± {estimate.refined.mean_error_angstrom:.0f} | "
             f"{values.astigmatism_angstrom:.0f} ± {estimate.refined.astigmatism_error_angstrom:.0f} | "
-            f"{estimate.resolution_angstrom:.1f} | {estimate.strict_resolution_angstrom:.1f} | {estimate.score:.2f} | "
+            f"{estimate.curves.resolution_angstrom:.1f} | {estimate.curves.strict_resolution_angstrom:.1f} | "
+            f"{estimate.curves.score:.2f} | "
             f"{surface.degree if surface else '-'} | {tilt:.1f} | {estimate.refined.misfit:.2f} |"
         )
         print(rows[-1], flush=True)

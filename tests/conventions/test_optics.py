@@ -10,7 +10,7 @@ import torch
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, RunFolder
 from vitreous.ops.ctf import compute_ctf_1d, compute_ctf_2d, compute_wavelength_angstrom
-from vitreous.ops.ctf_fit import FitBand, fit_ctf
+from vitreous.ops.ctf_fit import FitBand, search_ctf
 from vitreous.ops.spectra import compute_polar_spectrum, compute_tile_spectrum
 from vitreous.simulate.micrograph import make_micrograph
 from vitreous.simulate.movie import make_clean_frames
@@ -95,8 +95,8 @@ def fitted() -> tuple[float, float, float]:
     polar = compute_polar_spectrum(compute_tile_spectrum(image, 512), k * 1.5, 90)
     angles = (torch.arange(90) / 90 - 0.5) * torch.pi
     band = FitBand(k_min=1 / 30, k_max=1 / 4, **OPTICS)
-    fit = fit_ctf(polar, k, angles, band, min_defocus_angstrom=8000.0, max_defocus_angstrom=25000.0)
-    return fit.defocus_u_angstrom, fit.defocus_v_angstrom, fit.defocus_angle_deg
+    found = search_ctf(polar, k, angles, band, min_defocus_angstrom=8000.0, max_defocus_angstrom=25000.0).values
+    return found.defocus_u_angstrom, found.defocus_v_angstrom, found.defocus_angle_deg
 
 
 def test_defocus_u_is_the_larger_of_the_two(fitted: tuple[float, float, float]) -> None:

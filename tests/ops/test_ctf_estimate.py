@@ -8,8 +8,7 @@ from torch import Tensor
 
 from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.ops.ctf_estimate import CtfEstimate, compute_half_and_half, estimate_ctf
-from vitreous.ops.ctf_fit import FitBand
-from vitreous.ops.ctf_refine import CtfValues
+from vitreous.ops.ctf_fit import CtfValues, FitBand
 from vitreous.ops.spectra import compute_tile_spectra
 
 BAND = FitBand(1 / 30, 1 / 4, 300, 2.7, 0.1)
@@ -54,8 +53,9 @@ def test_tilt_does_not_hide_rings() -> None:
     assert local.surface.degree == 1
     assert local.surface.coefficients[0].item() == pytest.approx(600, abs=25)
     assert local.refined.values.mean_angstrom == pytest.approx(14_100, abs=30)
-    assert local.resolution_angstrom < 4.2
-    assert plain.resolution_angstrom > local.resolution_angstrom + 0.5
+    assert local.refined.significance > 20
+    assert local.curves.resolution_angstrom < 4.2
+    assert plain.curves.resolution_angstrom > local.curves.resolution_angstrom + 0.5
 
 
 def test_phase_plate() -> None:
@@ -67,7 +67,8 @@ def test_phase_plate() -> None:
 
 def test_nothing_in_view() -> None:
     found = estimate(draw_field(0, strength=0.0))
-    assert found.score < 0.4 or found.resolution_angstrom > 15
+    assert found.curves.score < 0.4 or found.curves.resolution_angstrom > 15
+    assert found.refined.significance < 8
 
 
 def test_the_picture_shows_the_spectrum_beside_ctf() -> None:

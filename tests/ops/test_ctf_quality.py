@@ -42,8 +42,15 @@ def test_a_constant_does_not_correlate() -> None:
 )
 def test_both_rules(curve: list[float], loose: int, strict: int) -> None:
     correlation = torch.tensor(curve, dtype=torch.float64)
-    assert find_resolution(correlation) == loose
+    assert find_resolution(correlation, torch.linspace(0, 30, 100)) == loose
     assert find_strict_resolution(correlation) == strict
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(20, 70), (40, 10)])
+def test_particles_that_hide_the_first_rings_do_not_end_the_fit(hidden: int, expected: int) -> None:
+    """A ring and a half after the first tenth, which is 16 points here, may be without correlation."""
+    correlation = torch.cat([torch.zeros(hidden), torch.ones(70 - hidden), torch.zeros(30)]).double()
+    assert find_resolution(correlation, torch.linspace(0, 30, 100)) == expected
 
 
 def test_ring_of_ice() -> None:

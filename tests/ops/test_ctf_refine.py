@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vitreous.ops.ctf import compute_ctf_2d
-from vitreous.ops.ctf_fit import FitBand
-from vitreous.ops.ctf_refine import CtfValues, RefinedCtf, list_pixels, refine_ctf
+from vitreous.ops.ctf_fit import CtfValues, FitBand
+from vitreous.ops.ctf_refine import RefinedCtf, list_pixels, refine_ctf
 from vitreous.ops.spectra import compute_tile_spectra
 
 BAND = FitBand(1 / 30, 1 / 4, 300, 2.7, 0.1)
@@ -105,6 +105,16 @@ def test_standard_errors_cover_the_truth() -> None:
         )
         inside += (error.abs() < found.covariance.diagonal()[:3].sqrt()).tolist()
     assert 0.54 < np.mean(inside) < 0.82
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_is_not_taken_for_rings(seed: int) -> None:
+    """The best of many places that a search may have led to."""
+    pixels = list_pixels(128, (1.5, 1.5), BAND.k_min, BAND.k_max)
+    tiles = compute_tile_spectra(torch.randn(384, 384, generator=torch.Generator().manual_seed(seed)), 128)
+    starts = [make_values(defocus, defocus - 200, 40) for defocus in range(4000, 30000, 1500)]
+    found = [refine_ctf(tiles.mean, pixels, start, BAND, tiles.n_looks, tiles.lag_weights) for start in starts]
+    assert max(one.significance for one in found) < 6.5
 
 
 def test_rings_that_cancel_in_a_known_way_are_followed() -> None:

@@ -9,8 +9,8 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from vitreous.ops.ctf import compute_ctf_2d
-from vitreous.ops.ctf_fit import FitBand
-from vitreous.ops.ctf_refine import CtfValues, list_pixels, refine_ctf
+from vitreous.ops.ctf_fit import CtfValues, FitBand
+from vitreous.ops.ctf_refine import list_pixels, refine_ctf
 from vitreous.ops.ctf_surface import DefocusSurface, average_equal_phase, compute_surface, fit_surface, list_terms
 from vitreous.ops.spectra import compute_tile_spectra
 

@@ -123,6 +123,9 @@ MICROGRAPHS = Table(
         Column("ctf_strict_resolution_angstrom", F, "where the fit ends by CTFFIND's rule, Å"),
         Column("ctf_score", F, "mean correlation of spectrum and CTF up to the first of these resolutions"),
         Column(
+            "ctf_significance", F, "of the rings of the CTF in the spectrum, in standard errors; noise alone reaches 5"
+        ),
+        Column(
             "ice_ring_score", F, "power at 3.9 to 3.5 Å over that of its neighbours; null where pixels are too large"
         ),
         Column(

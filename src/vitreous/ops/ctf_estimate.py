@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitreous.ops.ctf import compute_chi, compute_ctf_1d, compute_wavelength_angstrom
-from vitreous.ops.ctf_fit import CtfFit, FitBand, fit_ctf
+from vitreous.ops.ctf_fit import CtfSearch, CtfValues, FitBand, search_ctf
 from vitreous.ops.ctf_quality import (
     compute_ice_ring_score,
     correlate_locally,
@@ -19,7 +19,7 @@ from vitreous.ops.ctf_quality import (
     remove_background,
     scale_to_unit,
 )
-from vitreous.ops.ctf_refine import CtfValues, RefinedCtf, list_pixels, refine_ctf
+from vitreous.ops.ctf_refine import RefinedCtf, list_pixels, refine_ctf
 from vitreous.ops.ctf_surface import DefocusSurface, Profiles, average_equal_phase, fit_surface
 from vitreous.ops.spectra import TileSpectra, compute_polar_spectrum
 
@@ -43,6 +43,24 @@ class CtfCurves:
     ctf_squared: Tensor
     correlation: Tensor
     """Of the two, over a window of one and a half rings."""
+    last: int
+    """Index of the resolution: where the correlation falls below 0.3."""
+
+    @property
+    def score(self) -> float:
+        """Mean correlation up to the resolution."""
+        first = len(self.correlation) // 10
+        return float(self.correlation[first : self.last + 1].mean()) if self.last > first else 0.0
+
+    @property
+    def resolution_angstrom(self) -> float:
+        """Where the correlation falls below 0.3."""
+        return 1 / float(self.frequency_per_angstrom[self.last])
+
+    @property
+    def strict_resolution_angstrom(self) -> float:
+        """By CTFFIND's rule."""
+        return 1 / float(self.frequency_per_angstrom[find_strict_resolution(self.correlation)])
 
 
 @dataclass(frozen=True)
@@ -53,14 +71,8 @@ class CtfEstimate:
     surface: DefocusSurface | None
     """None where no rings were seen."""
     curves: CtfCurves
-    score: float
-    """Mean correlation up to the resolution."""
-    resolution_angstrom: float
-    """Where the correlation falls below 0.3."""
-    strict_resolution_angstrom: float
-    """By CTFFIND's rule."""
     ice_ring_score: float | None
-    search: CtfFit
+    search: CtfSearch
 
 
 def _merge_profiles(profiles: Profiles, offsets: Tensor, mean: float, band: FitBand) -> Tensor:
@@ -88,8 +100,9 @@ def _judge(profile: Tensor, k: Tensor, values: CtfValues, band: FitBand) -> CtfC
     spectrum = remove_background(log_power, make_background_basis(k))
     mean = torch.as_tensor(values.mean_angstrom, dtype=k.dtype, device=k.device)
     rings = compute_ctf_1d(k, mean, **optics).square()
-    correlation = correlate_locally(spectrum, rings, compute_chi(k.square(), mean, **optics))
-    return CtfCurves(k, scale_to_unit(spectrum), rings, correlation)
+    chi = compute_chi(k.square(), mean, **optics)
+    correlation = correlate_locally(spectrum, rings, chi)
+    return CtfCurves(k, scale_to_unit(spectrum), rings, correlation, find_resolution(correlation, chi))
 
 
 def estimate_ctf(
@@ -133,7 +146,7 @@ def estimate_ctf(
     k = torch.linspace(band.k_min, band.k_max, _N_FREQUENCIES, device=device)
     polar = compute_polar_spectrum(power, k * pixel_sizes[0], _N_ANGLES, pixel_ratio=pixel_sizes[1] / pixel_sizes[0])
     angles = (torch.arange(_N_ANGLES, device=device) / _N_ANGLES - 0.5) * math.pi
-    found = fit_ctf(
+    found = search_ctf(
         polar,
         k,
         angles,
@@ -142,25 +155,14 @@ def estimate_ctf(
         max_defocus_angstrom=max_defocus_angstrom,
         phase_shifts_deg=phase_shifts_deg,
     )
-    half = 0.5 * (found.defocus_u_angstrom - found.defocus_v_angstrom)
-    double = math.radians(2 * found.defocus_angle_deg)
-    start = CtfValues(
-        0.5 * (found.defocus_u_angstrom + found.defocus_v_angstrom),
-        half * math.cos(double),
-        half * math.sin(double),
-        found.phase_shift_deg,
-    )
     with_phase = len(phase_shifts_deg) > 1
     every = list_pixels(tile, pixel_sizes, band.k_min, band.k_max, device)
-    resolution = found.resolution_angstrom
-    refined = _refine(power, start, band, pixel_sizes, resolution, tiles, with_phase, None)
+    refined = _refine(power, found.values, band, pixel_sizes, found.resolution_angstrom, tiles, with_phase, None)
     profiles = average_equal_phase(tiles.power, every, refined.values, band)
     curves = _judge(profiles.power.mean(dim=0), profiles.k, refined.values, band)
     surface: DefocusSurface | None = None
-    last = find_resolution(curves.correlation)
-    if with_surface and _score(curves, last) > 0:
+    if with_surface and curves.score > 0:
         for _ in range(2):
-            resolution = 1 / float(curves.frequency_per_angstrom[last])
             surface = fit_surface(
                 profiles,
                 tiles.centres_px,
@@ -170,32 +172,21 @@ def estimate_ctf(
                 refined,
                 band,
                 tiles.n_looks,
-                _find_end(resolution, band),
+                _find_end(curves.resolution_angstrom, band),
             )
             offsets = surface.compute_offsets(tiles.centres_px)
             if float(offsets.max() - offsets.min()) < _NARROW_ANGSTROM:
                 break
             merged = _merge_profiles(profiles, offsets, refined.values.mean_angstrom, band)
             curves = _judge(merged, profiles.k, refined.values, band)
-            last = find_resolution(curves.correlation)
-            refined = _refine(
-                power,
-                refined.values,
-                band,
-                pixel_sizes,
-                1 / float(curves.frequency_per_angstrom[last]),
-                tiles,
-                with_phase,
-                offsets,
+            again = _refine(
+                power, refined.values, band, pixel_sizes, curves.resolution_angstrom, tiles, with_phase, offsets
             )
-            refined = _take_mean(refined, surface)
+            refined = _take_mean(again, surface)
     return CtfEstimate(
         refined=refined,
         surface=surface,
         curves=curves,
-        score=_score(curves, last),
-        resolution_angstrom=1 / float(curves.frequency_per_angstrom[last]),
-        strict_resolution_angstrom=1 / float(curves.frequency_per_angstrom[find_strict_resolution(curves.correlation)]),
         ice_ring_score=compute_ice_ring_score(power, pixel_sizes),
         search=found,
     )
@@ -241,11 +232,6 @@ def _take_mean(refined: RefinedCtf, surface: DefocusSurface) -> RefinedCtf:
     covariance[0, 0] = surface.constant_error_angstrom**2
     values = replace(refined.values, mean_angstrom=surface.constant_angstrom)
     return replace(refined, values=values, covariance=covariance)
-
-
-def _score(curves: CtfCurves, last: int) -> float:
-    first = len(curves.correlation) // 10
-    return float(curves.correlation[first : last + 1].mean()) if last > first else 0.0
 
 
 def compute_half_and_half(

@@ -21,10 +21,12 @@ from vitreous.ops.ctf_quality import (
     find_resolution,
     make_background_basis,
     remove_background,
-    scale_to_unit,
 )
 
-__all__ = ["CtfFit", "FitBand", "fit_ctf"]
+__all__ = ["CtfSearch", "CtfValues", "FitBand", "search_ctf"]
+
+_FARTHEST = 0.4
+"""What refinement may change of the defocus, and half the astigmatism, as a share of the defocus that the search found."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,51 @@ class FitBand:
 
 
 @dataclass(frozen=True)
-class CtfFit:
-    """A fitted CTF with the curves that show how good it is."""
+class CtfValues:
+    """A CTF as smooth numbers: D(a) = mean + cos_part cos 2a + sin_part sin 2a."""
 
-    defocus_u_angstrom: float
-    defocus_v_angstrom: float
-    defocus_angle_deg: float
-    """0 to 180, from +x towards +y."""
+    mean_angstrom: float
+    cos_part_angstrom: float
+    sin_part_angstrom: float
     phase_shift_deg: float
-    score: float
-    """Mean correlation of spectrum and CTF² up to the resolution."""
+
+    @property
+    def defocus_u_angstrom(self) -> float:
+        """Larger defocus."""
+        return self.mean_angstrom + math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
+
+    @property
+    def defocus_v_angstrom(self) -> float:
+        """Smaller defocus."""
+        return self.mean_angstrom - math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
+
+    @property
+    def astigmatism_angstrom(self) -> float:
+        """U less V."""
+        return 2 * math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
+
+    @property
+    def defocus_angle_deg(self) -> float:
+        """Of U, 0 to 180, from +x towards +y."""
+        return math.degrees(0.5 * math.atan2(self.sin_part_angstrom, self.cos_part_angstrom)) % 180.0
+
+    def compute_directional(self, azimuth: Tensor) -> Tensor:
+        """Return the defocus in Å along `azimuth` (radians)."""
+        a, b = self.cos_part_angstrom, self.sin_part_angstrom
+        return self.mean_angstrom + a * torch.cos(2 * azimuth) + b * torch.sin(2 * azimuth)
+
+
+@dataclass(frozen=True)
+class CtfSearch:
+    """A CTF near the right one, and the search that led to it."""
+
+    values: CtfValues
     resolution_angstrom: float
-    """Where the correlation falls below 0.3."""
-    frequency_per_angstrom: Tensor
-    spectrum: Tensor
-    """Rotational mean along lines of equal phase, of the log power without background, scaled to 0..1."""
-    ctf_squared: Tensor
-    correlation: Tensor
-    search_defocus_angstrom: Tensor
-    search_score: Tensor
-    """At the best phase shift."""
+    """Where the correlation of spectrum and CTF² falls below 0.3."""
+    defocus_angstrom: Tensor
+    """Searched."""
+    score: Tensor
+    """Correlation of the rotational mean with CTF² at each of them, at the best phase shift."""
 
 
 def _optics(band: FitBand, phase_shift_deg: float) -> dict[str, float]:
@@ -108,8 +135,8 @@ def _minimise(
 
 def _refine(
     polar: Tensor, k: Tensor, angles: Tensor, start_defocus: float, band: FitBand, phase_shift_deg: float
-) -> tuple[float, float, float]:
-    """Return mean defocus and the two components of astigmatism, D(a) = D + A cos 2a + B sin 2a, that correlate best."""
+) -> CtfValues:
+    """Return the mean defocus and the two components of astigmatism that correlate best."""
     basis = make_background_basis(k)
     data = remove_background(polar, basis)
     data = data / data.norm()
@@ -118,6 +145,8 @@ def _refine(
 
     def misfit(values: NDArray[np.float64]) -> float:
         mean, a, b = (float(value) * 1000 for value in values)
+        if abs(mean - start_defocus) > _FARTHEST * start_defocus or math.hypot(a, b) > _FARTHEST * start_defocus:
+            return 0.0
         chi = compute_chi(k_squared, mean + a * cos2 + b * sin2, **_optics(band, phase_shift_deg))
         model = remove_background(torch.sin(chi).square(), basis)
         return -float((data * model).sum() / model.norm().clamp_min(1e-12))
@@ -133,10 +162,10 @@ def _refine(
     corners = np.vstack([best[1], best[1] + np.diag([0.03, 0.03, 0.03])])
     found = _minimise(misfit, corners, 1e-4, 1e-8, 200)
     mean, a, b = (float(value) * 1000 for value in found[1])
-    return mean, a, b
+    return CtfValues(mean, a, b, phase_shift_deg)
 
 
-def fit_ctf(
+def search_ctf(
     polar: Tensor,
     k: Tensor,
     angles: Tensor,
@@ -146,8 +175,8 @@ def fit_ctf(
     max_defocus_angstrom: float,
     step_angstrom: float = 25.0,
     phase_shifts_deg: Sequence[float] = (0.0,),
-) -> CtfFit:
-    """Fit defocus and astigmatism to a polar power spectrum.
+) -> CtfSearch:
+    """Search for defocus and astigmatism in a polar power spectrum.
 
     Parameters
     ----------
@@ -166,7 +195,7 @@ def fit_ctf(
 
     Returns
     -------
-    CtfFit
+    CtfSearch
         Fitted twice: over the whole band, and again up to a little beyond the resolution that the first fit reached.
 
     Raises
@@ -187,43 +216,20 @@ def fit_ctf(
     searches = [_search_defocus(profile, k, basis, defocus, band, phase) for phase in phase_shifts_deg]
     best = max(range(len(searches)), key=lambda i: float(searches[i].max()))
     search, phase = searches[best], phase_shifts_deg[best]
-    mean, a, b = _refine(polar, k, angles, float(defocus[search.argmax()]), band, phase)
-    last = _judge(polar, k, angles, (mean, a, b), band, phase)[2]
+    values = _refine(polar, k, angles, float(defocus[search.argmax()]), band, phase)
+    last = _find_last(polar, k, angles, values, band)
     end = min(len(k), max(int(1.15 * last), 60))
     if end < len(k):
-        mean, a, b = _refine(polar[:, :end], k[:end], angles, mean, band, phase)
-    spectrum, correlation, last = _judge(polar, k, angles, (mean, a, b), band, phase)
-    half = math.hypot(a, b)
-    return CtfFit(
-        defocus_u_angstrom=mean + half,
-        defocus_v_angstrom=mean - half,
-        defocus_angle_deg=math.degrees(0.5 * math.atan2(b, a)) % 180.0,
-        phase_shift_deg=phase,
-        score=float(correlation[len(k) // 10 : last + 1].mean()) if last > len(k) // 10 else 0.0,
-        resolution_angstrom=1 / float(k[last]),
-        frequency_per_angstrom=k,
-        spectrum=scale_to_unit(spectrum),
-        ctf_squared=compute_ctf_1d(k, mean, **_optics(band, phase)).square(),
-        correlation=correlation,
-        search_defocus_angstrom=defocus,
-        search_score=search,
-    )
+        values = _refine(polar[:, :end], k[:end], angles, values.mean_angstrom, band, phase)
+        last = _find_last(polar, k, angles, values, band)
+    return CtfSearch(values, 1 / float(k[last]), defocus, search)
 
 
-def _judge(
-    polar: Tensor,
-    k: Tensor,
-    angles: Tensor,
-    fit: tuple[float, float, float],
-    band: FitBand,
-    phase_shift_deg: float,
-) -> tuple[Tensor, Tensor, int]:
-    """Return the equal-phase mean without background, its local correlation with CTF², and the index of the resolution."""
-    mean, a, b = fit
-    directional = mean + a * torch.cos(2 * angles) + b * torch.sin(2 * angles)
-    basis = make_background_basis(k)
-    spectrum = remove_background(_average_equal_phase(polar, k, directional, mean), basis)
-    defocus = torch.as_tensor(mean, dtype=k.dtype, device=k.device)
-    chi = compute_chi(k.square(), defocus, **_optics(band, phase_shift_deg))
-    correlation = correlate_locally(spectrum, torch.sin(chi).square(), chi)
-    return spectrum, correlation, find_resolution(correlation)
+def _find_last(polar: Tensor, k: Tensor, angles: Tensor, values: CtfValues, band: FitBand) -> int:
+    """Return the index of the resolution that a CTF reaches."""
+    spectrum = _average_equal_phase(polar, k, values.compute_directional(angles), values.mean_angstrom)
+    mean = torch.as_tensor(values.mean_angstrom, dtype=k.dtype, device=k.device)
+    chi = compute_chi(k.square(), mean, **_optics(band, values.phase_shift_deg))
+    rings = torch.sin(chi).square()
+    correlation = correlate_locally(remove_background(spectrum, make_background_basis(k)), rings, chi)
+    return find_resolution(correlation, chi)

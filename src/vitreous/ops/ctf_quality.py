@@ -20,6 +20,8 @@ __all__ = [
 
 _BACKGROUND_INTERVALS = 7
 _CORRELATION_LIMIT = 0.3
+_HALF_WINDOW = 0.75 * math.pi
+"""Of chi: rings of CTF² are pi apart."""
 _STAYS_BELOW = 6
 _ICE_RING = (1 / 3.9, 1 / 3.5)
 _BESIDE_RING = ((1 / 4.8, 1 / 4.2), (1 / 3.35, 1 / 3.15))
@@ -52,7 +54,7 @@ def correlate(first: Tensor, second: Tensor) -> Tensor:
 def correlate_locally(first: Tensor, second: Tensor, chi: Tensor) -> Tensor:
     """Return the correlation of two curves around each point, over a window of one and a half rings of CTF²."""
     place = torch.arange(len(first), device=first.device)
-    window = (chi[:, None] - chi[None, :]).abs() <= 0.75 * math.pi
+    window = (chi[:, None] - chi[None, :]).abs() <= _HALF_WINDOW
     window = (window | ((place[:, None] - place[None, :]).abs() <= 5)).to(first.dtype)
     counts = window.sum(1)
     mean_first, mean_second = window @ first / counts, window @ second / counts
@@ -62,10 +64,25 @@ def correlate_locally(first: Tensor, second: Tensor, chi: Tensor) -> Tensor:
     return (product / (power_first * power_second).clamp_min(1e-24).sqrt()).clamp(-1, 1)
 
 
-def find_resolution(correlation: Tensor) -> int:
-    """Return the index where the correlation first stays below 0.3; the first tenth is not judged."""
+def find_resolution(correlation: Tensor, chi: Tensor) -> int:
+    """Return the index where the correlation first stays below 0.3.
+
+    The first tenth is not judged, and neither is what follows it until the correlation first exceeds 0.3, if that is within a
+    ring and a half: all windows there contain the start of the spectrum, where the shape of particles hides rings.
+
+    Parameters
+    ----------
+    correlation
+        Of `correlate_locally`, `(n_k,)`.
+    chi
+        Phase of the CTF, radians.
+    """
+    first = len(correlation) // 10
     below = (correlation < _CORRELATION_LIMIT).tolist()
-    for i in range(len(below) // 10, len(below)):
+    start = next((i for i in range(first, len(below)) if not below[i]), first)
+    if abs(float(chi[start] - chi[first])) > 2 * _HALF_WINDOW:
+        start = first
+    for i in range(start, len(below)):
         if all(below[i : i + _STAYS_BELOW]):
             return max(i, 1)
     return len(below) - 1

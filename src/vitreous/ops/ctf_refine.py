@@ -14,10 +14,10 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 from vitreous.ops.ctf import compute_chi, compute_wavelength_angstrom
-from vitreous.ops.ctf_fit import FitBand
+from vitreous.ops.ctf_fit import CtfValues, FitBand
 from vitreous.ops.fourier import compute_half_weights
 
-__all__ = ["CtfValues", "RefinedCtf", "SpectrumPixels", "list_pixels", "make_splines", "refine_ctf"]
+__all__ = ["RefinedCtf", "SpectrumPixels", "list_pixels", "make_splines", "refine_ctf"]
 
 _N_BACKGROUND, _N_ENVELOPE, _N_ANISOTROPY = 11, 7, 3
 _N_STEPS = 8
@@ -25,41 +25,6 @@ _AXIS_WIDTH = 1
 """Elements beside the axes that are left out: edges and readout put power there that is not the specimen's."""
 _BLOCK = 8
 _CONVERGED_ANGSTROM, _LONGEST_STEP_ANGSTROM = 0.2, 300.0
-
-
-@dataclass(frozen=True)
-class CtfValues:
-    """A CTF as smooth numbers: D(a) = mean + cos_part cos 2a + sin_part sin 2a."""
-
-    mean_angstrom: float
-    cos_part_angstrom: float
-    sin_part_angstrom: float
-    phase_shift_deg: float
-
-    @property
-    def defocus_u_angstrom(self) -> float:
-        """Larger defocus."""
-        return self.mean_angstrom + math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
-
-    @property
-    def defocus_v_angstrom(self) -> float:
-        """Smaller defocus."""
-        return self.mean_angstrom - math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
-
-    @property
-    def astigmatism_angstrom(self) -> float:
-        """U less V."""
-        return 2 * math.hypot(self.cos_part_angstrom, self.sin_part_angstrom)
-
-    @property
-    def defocus_angle_deg(self) -> float:
-        """Of U, 0 to 180, from +x towards +y."""
-        return math.degrees(0.5 * math.atan2(self.sin_part_angstrom, self.cos_part_angstrom)) % 180.0
-
-    def compute_directional(self, azimuth: Tensor) -> Tensor:
-        """Return the defocus in Å along `azimuth` (radians)."""
-        a, b = self.cos_part_angstrom, self.sin_part_angstrom
-        return self.mean_angstrom + a * torch.cos(2 * azimuth) + b * torch.sin(2 * azimuth)
 
 
 @dataclass(frozen=True)
@@ -88,9 +53,13 @@ class RefinedCtf:
     envelope: Tensor
     """A(k) over B(k) + A(k)/2 at the knots `envelope_k`: how deep the rings are."""
     envelope_k: Tensor
+    significance: float
+    """Of the rings, in standard errors: root of Wald's statistic for their depth, at the best defocus of those searched.
+
+    Noise alone reaches 5.
+    """
     misfit: float
     """Mean square of the residuals averaged over blocks, in units of their expected variance; 1 for a perfect model."""
-
     correlation_factor: float
     """Variance of the mean defocus over what it would be if elements of the spectrum were independent.
 
@@ -291,20 +260,23 @@ def refine_ctf(
             best, damping = misfit, damping / 10
             if float(step[n_linear : n_linear + 3].abs().max()) < _CONVERGED_ANGSTROM:
                 break
-    misfit = _measure_misfit((observed - model) / deviation, pixels.block, n_looks)
+    misfit = _measure_misfit((observed - model) / deviation, pixels.block, power.shape[0], n_looks, lag_weights)
     plain = inverse[n_linear:, n_linear:]
     influence = (jacobian / deviation[:, None]) @ inverse[:, n_linear:]
     correlated = _sum_correlated(influence, pixels.index, (power.shape[0], power.shape[1]), lag_weights)
     covariance = torch.zeros(4, 4, dtype=torch.float64, device=k.device)
     covariance[:n_shape, :n_shape] = correlated / n_looks * max(1.0, misfit)
+    depth, of_depth = linear[smooth.shape[1] :], slice(smooth.shape[1], n_linear)
+    evidence = n_looks * float(depth @ torch.linalg.solve(inverse[of_depth, of_depth], depth))
     knots = torch.linspace(low, high, 64, dtype=torch.float64, device=k.device)
-    height = make_splines(knots, _N_ENVELOPE, low, high) @ linear[smooth.shape[1] :]
+    height = make_splines(knots, _N_ENVELOPE, low, high) @ depth
     floor = make_splines(knots, _N_BACKGROUND, low, high) @ linear[:_N_BACKGROUND]
     return RefinedCtf(
         values=replace(values, phase_shift_deg=values.phase_shift_deg % 180.0) if with_phase else values,
         covariance=covariance,
         envelope=height / (floor + 0.5 * height).abs().clamp_min(1e-12),
         envelope_k=knots,
+        significance=math.sqrt(max(evidence, 0.0)),
         misfit=misfit,
         correlation_factor=float(correlated[0, 0] / plain[0, 0]),
     )
@@ -359,23 +331,32 @@ def _sum_correlated(
     lag_weights
         Transform of the correlation along y and along x.
     """
-    planes = torch.zeros(influence.shape[1], shape[0] * shape[1], dtype=torch.float64, device=influence.device)
+    tile = shape[0]
+    planes = torch.zeros(influence.shape[1], tile * shape[1], dtype=torch.float64, device=influence.device)
     planes[:, index] = influence.T
-    spectra = torch.fft.rfft2(planes.reshape(-1, *shape), s=(shape[0], 2 * shape[1]))
-    lag = torch.arange(shape[0], device=influence.device)
-    rows = lag_weights[0].double()[torch.minimum(lag, shape[0] - lag)]
-    position = torch.arange(shape[1] + 1, device=influence.device) * (shape[0] / (2 * shape[1]))
-    columns = lag_weights[1].double()[position.round().long().clamp(max=shape[0] // 2)]
-    weights = rows[:, None] * columns[None, :] * compute_half_weights((shape[0], 2 * shape[1]), influence.device)
-    flat = spectra.flatten(1)
-    total: Tensor = ((flat * weights.flatten()) @ flat.conj().T).real / (shape[0] * 2 * shape[1])
+    flat = torch.fft.rfft2(planes.reshape(-1, *shape), s=(tile, tile)).flatten(1)
+    lag = torch.arange(tile, device=influence.device)
+    rows = lag_weights[0].double()[torch.minimum(lag, tile - lag)]
+    weights = rows[:, None] * lag_weights[1].double() * compute_half_weights((tile, tile), influence.device)
+    total: Tensor = ((flat * weights.flatten()) @ flat.conj().T).real / tile**2
     return total
 
 
-def _measure_misfit(relative: Tensor, block: Tensor, n_looks: float) -> float:
+def _expect_block(lag_weight: Tensor, tile_px: int) -> float:
+    """Return the variance of the sum of a block's noise along one axis, per element, per look."""
+    lag = torch.arange(tile_px, device=lag_weight.device)
+    correlation = torch.fft.fft(lag_weight.double()[torch.minimum(lag, tile_px - lag)]).real / tile_px
+    apart = torch.arange(1, _BLOCK, device=lag_weight.device)
+    return float(correlation[0] + 2 * ((1 - apart / _BLOCK) * correlation[1:_BLOCK]).sum())
+
+
+def _measure_misfit(
+    relative: Tensor, block: Tensor, tile_px: int, n_looks: float, lag_weights: tuple[Tensor, Tensor]
+) -> float:
     """Return the mean square of block means of relative residuals over their expected variance."""
     n = int(block.max()) + 1
     counts = torch.zeros(n, dtype=torch.float64, device=block.device).index_add_(0, block, torch.ones_like(relative))
     sums = torch.zeros_like(counts).index_add_(0, block, relative)
     full = counts >= _BLOCK**2 // 2
-    return float((sums[full].square() / counts[full]).mean() * n_looks)
+    expected = math.prod(_expect_block(weights, tile_px) for weights in lag_weights)
+    return float((sums[full].square() / counts[full]).mean() * n_looks) / expected

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.ctf import compute_ctf_1d, compute_wavelength_angstrom
-from vitreous.ops.ctf_fit import FitBand
-from vitreous.ops.ctf_refine import CtfValues, RefinedCtf, SpectrumPixels, make_splines
+from vitreous.ops.ctf_fit import CtfValues, FitBand
+from vitreous.ops.ctf_refine import RefinedCtf, SpectrumPixels, make_splines
 
 __all__ = ["DefocusSurface", "Profiles", "average_equal_phase", "compute_surface", "fit_surface"]
 
@@ -151,14 +151,12 @@ def average_equal_phase(power: Tensor, pixels: SpectrumPixels, values: CtfValues
     n = int((float(pixels.k.max()) - low) / spacing)
     bins = ((k - low) / spacing).floor().long()
     inside = (bins >= 0) & (bins < n)
-    order = torch.where(inside, bins, n).argsort()[: int(inside.sum())]
-    counts = torch.bincount(bins[order], minlength=n)
-    ends = counts.cumsum(0)
-    running = power.flatten(-2)[:, pixels.index[order]].cumsum(-1, dtype=torch.float64)
-    running = torch.cat([torch.zeros_like(running[:, :1]), running], dim=-1)
-    sums = running[:, ends] - running[:, ends - counts]
+    bins = bins[inside]
+    sums = torch.zeros(len(power), n, dtype=power.dtype, device=power.device)
+    sums.index_add_(1, bins, power.flatten(-2)[:, pixels.index[inside]])
+    counts = torch.bincount(bins, minlength=n)
     middle = low + (torch.arange(n, dtype=torch.float64, device=k.device) + 0.5) * spacing
-    return Profiles(middle, sums / counts.clamp_min(1), counts.double())
+    return Profiles(middle, sums.double() / counts.clamp_min(1), counts.double())
 
 
 class _Tables(NamedTuple):

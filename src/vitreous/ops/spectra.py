@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ __all__ = [
 _TAPER_FRACTION = 0.1
 """Of the side of a tile, at each end."""
 _MOST_TILES = 500
-_BATCH = 16
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class TileSpectra:
     lag_weights: tuple[Tensor, Tensor]
     """Of the covariance of the mean power at two frequencies, the transform: along y and along x, `(tile // 2 + 1,)` each.
 
-    1 at lag 0. The covariance itself is the product of the two transforms, over the difference of the frequencies.
+    1 at lag 0. The covariance itself is the product of the two transforms, over the difference of the frequencies. Those are
+    samples a whole number apart, so lags that differ by the side of a tile fall together.
     """
     n_left_out: int
     """Tiles that differ too much from the others."""
 
-    @property
+    @cached_property
     def mean(self) -> Tensor:
         """Mean power, `(tile, tile // 2 + 1)`."""
         return self.power.mean(dim=0)
@@ -93,39 +95,50 @@ def compute_tile_spectra(image: Tensor, tile_px: int) -> TileSpectra:
     spread = torch.stack([image[y : y + tile_px : 4, x : x + tile_px].std() for y, x in corners]).log()
     deviation = (spread - spread.median()).abs()
     limit = max(4 * 1.4826 * float(deviation.median()), 0.05)
-    kept = [corner for corner, far in zip(corners, deviation.tolist(), strict=True) if far <= limit]
+    is_kept = deviation <= limit
+    kept = [corner for corner, keep in zip(corners, is_kept.tolist(), strict=True) if keep]
     if not kept:
         raise ValueError("expected an image with detail, found a constant one")
     taper = _make_taper(tile_px, _TAPER_FRACTION, image.device)
     window = taper[:, None] * taper[None, :]
     power = torch.empty(len(kept), tile_px, tile_px // 2 + 1, device=image.device)
-    coverage = torch.zeros(ny, nx, device=image.device)
     for first in range(0, len(kept), _BATCH):
         batch = kept[first : first + _BATCH]
         tiles = torch.stack([image[y : y + tile_px, x : x + tile_px] for y, x in batch])
         spectra = rfft2((tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window)
         torch.add(spectra.real.square(), spectra.imag.square(), out=power[first : first + len(batch)])
-    for y, x in kept:
-        coverage[y : y + tile_px, x : x + tile_px] += window.square()
     centre = (tile_px - 1) / 2
     return TileSpectra(
         power=power,
         centres_px=torch.tensor([(x + centre, y + centre) for y, x in kept], dtype=torch.float64, device=image.device),
-        n_looks=float(coverage.sum().square() / (tile_px**2 * coverage.square().sum())),
+        n_looks=_count_looks(rows, columns, is_kept.reshape(len(rows), len(columns)), taper),
         lag_weights=(_weigh_lags(rows, taper), _weigh_lags(columns, taper)),
         n_left_out=len(corners) - len(kept),
     )
 
 
+def _count_looks(rows: list[int], columns: list[int], is_kept: Tensor, taper: Tensor) -> float:
+    """Return the square of the sum over places of the squared tapers that cover them, over the sum of squares, per tile."""
+    tile, squared, kept = len(taper), taper.double().square(), is_kept.double()
+    lags = torch.fft.irfft(torch.fft.rfft(squared, n=2 * tile).abs().square(), n=2 * tile)
+    shared = []
+    for starts in (rows, columns):
+        apart = torch.tensor(starts, device=taper.device)
+        shared.append(lags[(apart[:, None] - apart[None, :]).abs().clamp(max=tile)])
+    covered = kept.sum() * squared.sum() ** 2
+    return float(covered.square() / (tile**2 * (kept * (shared[0] @ kept @ shared[1])).sum()))
+
+
 def _weigh_lags(starts: list[int], taper: Tensor) -> Tensor:
     """Return the sum over places of the square of what tiles share of the products of tapers at a lag; 1 at lag 0."""
     tile = len(taper)
-    shared = torch.zeros(tile // 2 + 1, max(starts) + tile, device=taper.device)
-    products = torch.stack([taper * torch.cat([taper[lag:], taper.new_zeros(lag)]) for lag in range(tile // 2 + 1)])
+    shared = torch.zeros(tile, max(starts) + tile, device=taper.device)
+    products = torch.stack([taper * torch.cat([taper[lag:], taper.new_zeros(lag)]) for lag in range(tile)])
     for start in starts:
         shared[:, start : start + tile] += products
     sums = shared.square().sum(dim=1)
-    return sums / sums[0]
+    lags = torch.arange(1, tile // 2 + 1, device=taper.device)
+    return torch.cat([sums[:1], sums[lags] + sums[tile - lags]]) / sums[0]
 
 
 def compute_tile_spectrum(image: Tensor, tile_px: int) -> Tensor:

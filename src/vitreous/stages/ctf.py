@@ -24,6 +24,7 @@ __all__ = ["STAGE", "CtfParams"]
 
 _DOUBTFUL_SCORE = 0.4
 _DOUBTFUL_RESOLUTION_ANGSTROM = 15.0
+_DOUBTFUL_SIGNIFICANCE = 8.0
 _LANDSCAPE_POINTS = 17
 
 
@@ -178,8 +179,8 @@ def _save(fitted: _Fitted, item: MicrographItem, folder: RunFolder) -> Saved:
         "spectrum": estimate.curves.spectrum,
         "ctf_squared": estimate.curves.ctf_squared,
         "correlation": estimate.curves.correlation,
-        "search_defocus_angstrom": estimate.search.search_defocus_angstrom,
-        "search_score": estimate.search.search_score,
+        "search_defocus_angstrom": estimate.search.defocus_angstrom,
+        "search_score": estimate.search.score,
     }
     document: dict[str, object] = {name: curve.cpu().tolist() for name, curve in curves.items()}
     document["spectrum_beside_ctf"] = (255 * fitted.picture).round().int().cpu().tolist()
@@ -202,9 +203,10 @@ def _list_columns(fitted: _Fitted, item: MicrographItem) -> dict[str, str | floa
         "astigmatism_error_angstrom": refined.astigmatism_error_angstrom,
         "defocus_angle_error_deg": refined.angle_error_deg,
         "phase_shift_error_deg": refined.phase_shift_error_deg,
-        "ctf_resolution_angstrom": estimate.resolution_angstrom,
-        "ctf_strict_resolution_angstrom": estimate.strict_resolution_angstrom,
-        "ctf_score": estimate.score,
+        "ctf_resolution_angstrom": estimate.curves.resolution_angstrom,
+        "ctf_strict_resolution_angstrom": estimate.curves.strict_resolution_angstrom,
+        "ctf_score": estimate.curves.score,
+        "ctf_significance": refined.significance,
         "ice_ring_score": estimate.ice_ring_score,
     }
     if fitted.appearance is not None:
@@ -229,11 +231,14 @@ def _list_columns(fitted: _Fitted, item: MicrographItem) -> dict[str, str | floa
 def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
     frame = saved.tables["micrographs"]
     doubtful = frame.filter(
-        (pl.col("ctf_score") < _DOUBTFUL_SCORE) | (pl.col("ctf_resolution_angstrom") > _DOUBTFUL_RESOLUTION_ANGSTROM)
+        (pl.col("ctf_score") < _DOUBTFUL_SCORE)
+        | (pl.col("ctf_resolution_angstrom") > _DOUBTFUL_RESOLUTION_ANGSTROM)
+        | (pl.col("ctf_significance") < _DOUBTFUL_SIGNIFICANCE)
     )
     warnings = [
         f"{row['micrograph_id']}: the CTF fit is doubtful (defocus {row['defocus_u_angstrom']:.0f} Å, correlation "
-        f"{row['ctf_score']:.2f} up to {row['ctf_resolution_angstrom']:.1f} Å)"
+        f"{row['ctf_score']:.2f} up to {row['ctf_resolution_angstrom']:.1f} Å, rings of {row['ctf_significance']:.0f} "
+        "standard errors)"
         for row in doubtful.iter_rows(named=True)
     ]
     for (pixel,), group in frame.group_by("pixel_size_angstrom", maintain_order=True):
@@ -243,7 +248,7 @@ def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
 
 STAGE = ItemStage(
     name="ctf",
-    version="3",
+    version="4",
     summary="Fit defocus, astigmatism and local defocus to the power spectra of every micrograph, with standard errors.",
     params=CtfParams,
     item=MicrographItem,

@@ -21,6 +21,7 @@ __all__ = ["STAGE", "CurateParams", "Limit", "count_rejected", "parse_limit", "p
 _MOST_REJECTED = 0.5
 _REASONS = {
     "ctf_score": "ctf fit",
+    "ctf_significance": "ctf fit",
     "ctf_resolution_angstrom": "ctf resolution",
     "ctf_strict_resolution_angstrom": "ctf resolution",
     "defocus_u_angstrom": "defocus",
@@ -53,6 +54,7 @@ class _Rule:
 
 _RULES = (
     _Rule("ctf_score", -1, 0.6, 0.4),
+    _Rule("ctf_significance", -1, 8.0, 8.0),
     _Rule("ctf_resolution_angstrom", 1, 6.0, 15.0),
     _Rule("astigmatism_angstrom", 1, 1000.0),
     _Rule("total_motion_angstrom", 1, 30.0),
