@@ -1,42 +1,48 @@
 """Classify and align images by expectation-maximisation over class, in-plane angle and shift.
 
 An image is modelled as CTF x (class average, turned and shifted) + noise of known power per ring (Scheres et al. 2005,
-doi:10.1016/j.jmb.2005.02.031; regularised as in Scheres 2012, doi:10.1016/j.jmb.2011.11.010). Each class has an average for each
-half of the images, alike only at low resolution, so that no half is aligned to the noise of the other and the correlation of
-the two says what detail is real.
+doi:10.1016/j.jmb.2005.02.031; regularised as in Scheres 2012, doi:10.1016/j.jmb.2011.11.010). The first iterations take a part of
+the images each and remember the earlier ones ever less (Cappé & Moulines 2009, doi:10.1111/j.1467-9868.2009.00698.x); the last
+take all. Angles are searched in angular harmonics, see `vitreous.ops.harmonic2d`.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vitreous.ops.average2d import (
     average_images,
-    combine_halves,
-    compute_mass_centre,
     compute_power,
-    compute_ring_index,
-    filter_halves,
     find_resolution_ring,
     make_soft_circle,
-    shift_spectra,
+    run_single_threaded,
 )
-from vitreous.ops.expectation2d import Expectation, Grid, ImageData, Sums, accumulate_sums, select_coefficients
-from vitreous.ops.fourier import irfft2, rfft2
+from vitreous.ops.fourier import compute_radial_mean, rfft2
+from vitreous.ops.harmonic2d import PolarImages, Poses, Search, Sums, compare_images, make_shifts
+from vitreous.ops.maximise2d import Maximiser, Model, blend_sums, move_classes, split_largest
+from vitreous.ops.polar2d import PolarGrid, PolarSampler, compute_harmonics
 
 __all__ = ["Alignment", "ClassificationSettings", "classify_images"]
 
-_N_GLOBAL = 3
-_N_GLOBAL_EVERY = 6
+_N_FOLDS = 16
+_CHUNK = 128
+_BATCH_PER_CLASS = 100
+_BATCH_SHARE = 0.1
+_FORGETTING = 0.7
+_N_FULL = 4
+_ANNEALED_PART = 0.4
+_GLOBAL_EVERY = 8
 _LOCAL_REACH = 2.0
-_GLOBAL_STEP = 1.5
-_N_QUIET = 4
-_LOST_SHARE = 0.1
-_FINAL_STEP = 0.5
-_SMOOTH_RINGS = 6
+_COARSE_FACTOR = 1.5
+_FINAL_STEP_PX = 0.5
+_RECENTRE_EVERY = 3
+_LEAST_SHARE = 0.02
+_LEAST_NOISE = 0.1
+_N_SEEDS = 12
+_FULL_CIRCLE = 360.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,14 @@ class ClassificationSettings:
     last_ring: int
     """Highest ring ever compared."""
     seed: int
+    mask_edge_px: float = 4.0
+    """Over what the mask falls to 0 beyond its radius."""
+    initial_uncertainty: float = 2.0
+    """In the first iterations the logarithms of the probabilities of classes are divided by up to this."""
+    annealing: float = 4.0
+    """In the first iterations the noise power is multiplied by up to this."""
+    recentre_threshold: float = 0.2
+    """What exceeds this part of a class average's peak counts for its mass centre."""
 
 
 @dataclass(frozen=True)
@@ -71,124 +85,240 @@ class Alignment:
     probability: Tensor
     """`(n,)`: of the class."""
     n_effective: Tensor
-    """`(n,)`: classes that each image is divided among, one over the sum of its squared probabilities."""
+    """`(n,)`: classes that the image is divided among, one over the sum of their squared probabilities."""
+    log_likelihood: Tensor
+    """Mean over the images of the log of the likelihood, up to a constant, in each of the last iterations, which take all."""
 
 
-def _make_shifts(max_shift_px: float, step_px: float, device: torch.device) -> Tensor:
-    reach = int(max_shift_px / step_px + 1e-6)
-    line = torch.arange(-reach, reach + 1, device=device) * step_px
-    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1).reshape(-1, 2)
-    return grid[grid.norm(dim=1) <= max_shift_px + 1e-6]
+def _choose_grid(
+    n_px: int, n_rings: int, settings: ClassificationSettings, stored_half: int | None = None
+) -> PolarGrid:
+    """Return a grid fine enough for rings up to `n_rings`; its samples are every so many of `stored_half`."""
+    around = 2 * math.pi * n_rings / n_px
+    radius = settings.mask_radius_px
+    n_even = math.ceil((1.2 * around * radius + 4) / 2)
+    outer = min(n_px / 2, radius + settings.mask_edge_px + 2 * settings.max_shift_px)
+    least = (1.1 * around * outer + 4 + 2 * n_even) / 2
+    if stored_half is None:
+        return PolarGrid(n_px, n_rings, 4 * math.ceil(least / 4), n_even)
+    stride = next(stride for stride in (4, 2, 1) if stored_half // stride >= least or stride == 1)
+    return PolarGrid(n_px, n_rings, stored_half // stride, n_even)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What the maximisation returns."""
-
-    averages: Tensor
-    """`(K, N, N)`, of all images."""
-    references: Tensor
-    """`(2, K, N, N)`, what the images of each half are compared with."""
-    correlation: Tensor
-    """`(K, rings)`, of the halves."""
-    weight: Tensor
-    """`(K,)`: share of the summed CTF²."""
-
-
-def _maximise(sums: Sums, mask: Tensor, shared_ring: int) -> _Model:
-    spectra = rfft2(sums.images)
-    averages, correlation = combine_halves(spectra, sums.power, mask)
-    references = filter_halves(spectra, sums.power, mask, correlation, shared_ring)
-    weight = sums.power.sum(dim=(0, 2))
-    return _Model(averages, references, correlation, weight / weight.sum())
-
-
-def _reseed(references: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Give classes that have lost their images the averages of the largest, a little changed, to split it."""
-    n_classes, n_px = references.shape[1], references.shape[-1]
-    lost = torch.nonzero(weight < _LOST_SHARE / n_classes)[:, 0]
-    if not len(lost):
-        return references
-    references = references.clone()
-    largest = references[:, int(weight.argmax())]
-    noise = torch.randn(len(lost), n_px, n_px, generator=generator).to(references.device)
-    smooth = irfft2(rfft2(noise) * (compute_ring_index(n_px, references.device) <= _SMOOTH_RINGS), (n_px, n_px))
-    smooth = smooth / smooth.std(dim=(1, 2), keepdim=True) * largest.std() * 0.5
-    references[:, lost] = largest[:, None] + smooth * (largest.abs().amax(dim=0) > 0)
-    return references
+def _prepare(
+    images: Tensor, ctf: Callable[[Tensor], Tensor] | None, grid: PolarGrid, settings: ClassificationSettings
+) -> tuple[PolarImages, Tensor, float]:
+    """Return the images on the polar grid, their radial profiles, and what part of white noise the mask lets through."""
+    n, n_px = len(images), grid.n_px
+    outer = settings.mask_radius_px + settings.mask_edge_px + settings.max_shift_px
+    sampler = PolarSampler(grid, outer)
+    values = torch.empty(n, grid.n_rings, grid.n_half, 2, dtype=torch.float16)
+    ctf_power, image_power = torch.ones(n, grid.n_rings), torch.empty(n, grid.n_rings)
+    offset = torch.arange(n_px) - n_px // 2
+    ring = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float()).round().long().flatten()
+    inside = ring <= settings.mask_radius_px
+    profile = torch.zeros(n, int(ring[inside].max()) + 1)
+    for index in torch.split(torch.arange(n), _CHUNK):
+        chunk = images[index].float().cpu()
+        factor = None if ctf is None else ctf(index).cpu()
+        values[index] = torch.view_as_real(sampler.sample(chunk, factor) / n_px).half()
+        power = compute_power(rfft2(chunk * sampler.mask))
+        image_power[index] = compute_radial_mean(power, (n_px, n_px), grid.n_rings + 1)[:, 1:] / n_px**2
+        if factor is not None:
+            ctf_power[index] = compute_radial_mean(factor.square(), (n_px, n_px), grid.n_rings + 1)[:, 1:]
+        profile[index] = profile[index].index_add_(1, ring[inside], chunk.flatten(1)[:, inside])
+    profile /= torch.bincount(ring[inside]).clamp_min(1)
+    return PolarImages(values, ctf_power, image_power), profile, float(sampler.mask.square().mean())
 
 
-def _recentre(model: _Model, max_shift_px: float) -> Tensor:
-    """Move the mass centre of every class towards the centre, by at most a pixel so that alignments follow."""
-    centre = compute_mass_centre(model.averages)
-    length = centre.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    shift = -centre * (length.clamp_max(min(1.0, max_shift_px)) / length)
-    n_px = model.references.shape[-1]
-    return irfft2(shift_spectra(rfft2(model.references), shift), (n_px, n_px))
-
-
-def _estimate_noise(data: ImageData, model: _Model | None) -> Tensor:
-    """Return the noise power per ring: that of the images less what the averages explain, two fifths of the images' at least."""
-    n_rings = data.ring_power.shape[1]
-    counts = torch.bincount(data.ring, weights=data.weight, minlength=n_rings).float().clamp_min(1)
-
-    def ring_mean(values: Tensor) -> Tensor:
-        return torch.zeros(n_rings, device=values.device).index_add_(0, data.ring, values * data.weight) / counts
-
-    total = ring_mean(data.mean_power)
-    if model is None:
-        return total
-    spectra = compute_power(rfft2(model.averages).flatten(1)[:, data.keep])
-    explained = ring_mean((model.weight[:, None] * spectra).sum(dim=0) * data.mean_ctf_power)
-    return torch.maximum(total - explained, 0.4 * total)
-
-
-def _start(images: Tensor, settings: ClassificationSettings, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the first averages: groups of images alike in their radial profiles, a few members of each summed unaligned.
+def _start(
+    data: PolarImages, profile: Tensor, grid: PolarGrid, first_ring: int, n_classes: int, generator: torch.Generator
+) -> Tensor:
+    """Return the first references: groups of images alike in their radial profiles, a few members of each summed unaligned.
 
     Grouping by what turning does not change parts particles from junk at once; summing few members breaks the symmetry of
     angles.
     """
-    n_px = images.shape[-1]
-    offset = torch.arange(n_px, device=images.device) - n_px // 2
-    ring = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float()).round().long().flatten()
-    inside = ring <= settings.mask_radius_px
-    n_rings = int(ring[inside].max()) + 1
-    profile = torch.zeros(len(images), n_rings, device=images.device)
-    profile.index_add_(1, ring[inside], images.flatten(1)[:, inside])
-    profile /= torch.bincount(ring[inside]).clamp_min(1)
     profile = (profile - profile.mean(dim=0)) / profile.std(dim=0).clamp_min(1e-6)
-    k = settings.n_classes
-    centres = profile[torch.randperm(len(profile), generator=generator)[:k].to(images.device)]
+    centres = profile[torch.randperm(len(profile), generator=generator)[:n_classes]]
     for _ in range(15):
         nearest = torch.cdist(profile, centres).argmin(dim=1)
-        for j in range(len(centres)):
+        for j in range(n_classes):
             if (nearest == j).any():
                 centres[j] = profile[nearest == j].mean(dim=0)
-    order = torch.randperm(len(images), generator=generator).to(images.device)
+    order = torch.randperm(len(profile), generator=generator)
     starts = []
-    for j in range(k):
-        members = order[nearest[order] == j][:12]
-        chosen = members if len(members) >= 3 else order[12 * j : 12 * j + 12]
-        starts.append(images[chosen if len(chosen) else order[:12]].mean(dim=0))
-    spectra = rfft2(torch.stack(starts))
-    keep = torch.exp(-((compute_ring_index(n_px, images.device) / settings.first_ring) ** 4).float())
-    return irfft2(spectra * keep, (n_px, n_px)) * mask
+    for j in range(n_classes):
+        members = order[nearest[order] == j][:_N_SEEDS]
+        chosen = members if len(members) >= 3 else order[_N_SEEDS * j : _N_SEEDS * (j + 1)]
+        chosen = chosen if len(chosen) else order[:_N_SEEDS]
+        total = torch.view_as_complex(data.values[chosen].float().sum(dim=0))
+        starts.append(total / data.ctf_power[chosen].sum(dim=0).clamp_min(0.1)[:, None])
+    keep = torch.exp(-((torch.arange(1, grid.n_rings + 1) / first_ring) ** 4).float())
+    return compute_harmonics(torch.stack(starts), grid) * keep
 
 
-def _make_grid(
-    settings: ClassificationSettings, last_ring: int, n_px: int, reach: float, factor: float, device: torch.device
-) -> Grid:
-    """Return angles and shifts as fine as the resolution asks for, the shifts up to `reach` steps of `factor` times that."""
-    n_angles = int(min(72, max(24, 4 * round(2 * torch.pi * settings.mask_radius_px * last_ring / n_px / 4))))
-    angles = torch.arange(n_angles, device=device) * (360.0 / n_angles)
-    step = max(1.0, n_px / last_ring / 4) * factor
-    return Grid(angles, _make_shifts(min(settings.max_shift_px, reach * step), step, device), last_ring)
+class _Classifier:
+    """State of a classification between iterations."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        ctf: Callable[[Tensor], Tensor] | None,
+        half: Tensor,
+        settings: ClassificationSettings,
+    ) -> None:
+        n, n_px = len(images), images.shape[-1]
+        self.settings = settings
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.grid = _choose_grid(n_px, settings.last_ring, settings)
+        self.data, profile, self.passed = _prepare(images, ctf, self.grid, settings)
+        self.maximiser = Maximiser(
+            self.grid, settings.mask_radius_px, settings.mask_edge_px, settings.first_ring, settings.recentre_threshold
+        )
+        start = _start(self.data, profile, self.grid, settings.first_ring, settings.n_classes, self.generator)
+        start = self.maximiser.apply_mask(start)
+        share = torch.full((settings.n_classes,), 1 / settings.n_classes)
+        self.model = Model(
+            start.expand(_N_FOLDS, *start.shape), start, torch.zeros(len(share), self.grid.n_rings), share
+        )
+        self.folds = [Sums.make(self.grid, settings.n_classes) for _ in range(_N_FOLDS)]
+        # Folds take the images of their half in turn.
+        rank = torch.zeros(n, dtype=torch.long)
+        for h in range(2):
+            members = torch.nonzero(half == h)[:, 0]
+            rank[members] = torch.arange(len(members)) % (_N_FOLDS // 2)
+        self.fold = half * (_N_FOLDS // 2) + rank
+        self.residual = self.data.image_power.double().mean(dim=0).float()
+        self.last = settings.first_ring
+        self.offset = torch.zeros(n, 2)
+        self.angle = torch.zeros(n)
+        self.number = torch.zeros(n, dtype=torch.long)
+        self.visited = torch.zeros(n, dtype=torch.bool)
+        self.queue = torch.zeros(0, dtype=torch.long)
+
+    def take_batch(self, size: int) -> Tensor:
+        """Return the next images of a random order, which is drawn anew when it ends."""
+        n = len(self.fold)
+        if size >= n:
+            return torch.arange(n)
+        if len(self.queue) < size:
+            self.queue = torch.randperm(n, generator=self.generator)
+        batch, self.queue = self.queue[:size], self.queue[size:]
+        return batch.sort().values
+
+    def run_folds(
+        self, index: Tensor, search: Search, precision: Tensor, into: list[Sums] | None
+    ) -> tuple[Tensor, Poses]:
+        """Compare images with the references of their folds; return them in the order of the poses.
+
+        Each fold is the work of one thread, so that the result does not depend on how many there are.
+        """
+        parts = [index[self.fold[index] == f] for f in range(_N_FOLDS)]
+        filled = [f for f in range(_N_FOLDS) if len(parts[f])]
+
+        def work(f: int) -> Poses:
+            references = self.model.make_references(f, precision)
+            offset = self.offset[parts[f]]
+            return compare_images(self.data, parts[f], offset, references, search, None if into is None else into[f])
+
+        found = run_single_threaded(work, filled)
+        poses = Poses(
+            *(
+                torch.cat([getattr(part, name) for part in found])
+                for name in ("class_index", "probability", "n_effective", "angle_deg", "shift_index", "log_evidence")
+            )
+        )
+        return torch.cat([parts[f] for f in filled]), poses
+
+    def make_search(self, n_rings: int, reach_px: float, step_px: float, uncertainty: float) -> Search:
+        """Return the search up to a ring over shifts."""
+        settings = self.settings
+        grid = _choose_grid(self.grid.n_px, n_rings, settings, self.grid.n_half)
+        return Search(grid, make_shifts(reach_px, step_px), settings.max_shift_px, uncertainty)
+
+    def locate(self, index: Tensor, precision: Tensor, uncertainty: float) -> None:
+        """Find the offsets of images anew, coarsely, over all shifts."""
+        n_px, limit = self.grid.n_px, self.settings.max_shift_px
+        ring = min(self.last, round(_COARSE_FACTOR * self.settings.first_ring))
+        search = self.make_search(ring, limit, max(1.0, n_px / ring / 4) * _COARSE_FACTOR, uncertainty)
+        self.offset[index] = 0
+        order, poses = self.run_folds(index, search, precision, None)
+        self.offset[order] = search.shifts[poses.shift_index]
+
+    def place(
+        self, index: Tensor, step_px: float, precision: Tensor, uncertainty: float, into: list[Sums] | None
+    ) -> Poses:
+        """Find the poses of images near their last offsets."""
+        search = self.make_search(self.last, _LOCAL_REACH * step_px, step_px, uncertainty)
+        order, poses = self.run_folds(index, search, precision, into)
+        self.offset[order] += search.shifts[poses.shift_index]
+        self.angle[order], self.number[order] = poses.angle_deg, poses.class_index
+        self.visited[order] = True
+        return replace(poses, class_index=order)
+
+    def iterate(self, iteration: int) -> float:
+        """Do one iteration; return the mean log likelihood of its images."""
+        settings, n = self.settings, len(self.fold)
+        n_full = min(_N_FULL, settings.n_iterations // 3)
+        n_online = settings.n_iterations - n_full
+        online = iteration < n_online
+        size = max(_BATCH_PER_CLASS * settings.n_classes, round(_BATCH_SHARE * n)) if online else n
+        batch = self.take_batch(size)
+        rest = max(0.0, 1 - iteration / max(1, _ANNEALED_PART * n_online))
+        uncertainty = 1 + (settings.initial_uncertainty - 1) * rest
+        precision = self.passed / self.residual.clamp_min(1e-20) / (1 + (settings.annealing - 1) * rest)
+        everywhere = online and iteration % _GLOBAL_EVERY == _GLOBAL_EVERY - 1
+        lost = batch if everywhere else batch[~self.visited[batch]]
+        if len(lost):
+            self.locate(lost, precision, uncertainty)
+        new = [Sums.make(self.grid, settings.n_classes) for _ in range(_N_FOLDS)]
+        poses = self.place(batch, max(1.0, self.grid.n_px / self.last / 4), precision, uncertainty, new)
+        kept = 0.0
+        if online and iteration:
+            kept = 1 - max((iteration + 2) ** -_FORGETTING, len(batch) / n)
+        self.update_noise(batch, new, precision, kept)
+        self.folds = blend_sums(self.folds, new, kept, (1 - kept) * n / len(batch))
+        self.model = self.maximiser.maximise(self.folds)
+        if iteration < n_online - 1:
+            self.tidy(iteration)
+        goal = self.model.find_reached_ring(_LEAST_SHARE)
+        self.last = int(min(settings.last_ring, max(self.last, goal + 2), self.last + 2))
+        return float(poses.log_evidence.mean())
+
+    def update_noise(self, batch: Tensor, new: list[Sums], precision: Tensor, kept: float) -> None:
+        """Take the noise power from what the references leave of the images."""
+        left = torch.zeros(self.grid.n_rings)
+        for f, sums in enumerate(new):
+            members = batch[self.fold[batch] == f]
+            power = self.data.image_power[members].sum(dim=0)
+            left += self.maximiser.compute_residual(sums, self.model.references[f], precision, power)
+        # Strong signal in few images can leave less than nothing of a ring.
+        left = torch.maximum(left / len(batch), _LEAST_NOISE * self.data.image_power[batch].mean(dim=0))
+        self.residual = kept * self.residual + (1 - kept) * left
+
+    def tidy(self, iteration: int) -> None:
+        """Centre the classes and refill empty ones."""
+        if iteration % _RECENTRE_EVERY == _RECENTRE_EVERY - 1:
+            shift = -self.maximiser.find_centres(self.model.average)
+            shift *= (self.settings.max_shift_px / shift.norm(dim=1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
+            self.folds = move_classes(self.folds, shift, self.grid)
+            # An image shows the average turned, then shifted: the old average is the new one moved by minus the shift.
+            angle, (y, x) = torch.deg2rad(self.angle), shift[self.number].T
+            moved = torch.stack([angle.sin() * x + angle.cos() * y, angle.cos() * x - angle.sin() * y], dim=1)
+            self.offset[self.visited] -= moved[self.visited]
+            length = self.offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
+            self.offset *= (self.settings.max_shift_px / length).clamp_max(1)
+            self.model = self.maximiser.maximise(self.folds)
+        folds = split_largest(self.folds, self.model, self.generator)
+        if folds is not self.folds:
+            self.folds = folds
+            self.model = self.maximiser.maximise(folds)
 
 
 def classify_images(
     images: Tensor,
-    ctf: Tensor | None,
+    ctf: Callable[[Tensor], Tensor] | None,
     half: Tensor,
     settings: ClassificationSettings,
     progress: Callable[[float, str], None] | None = None,
@@ -198,9 +328,11 @@ def classify_images(
     Parameters
     ----------
     images
-        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1; N even.
+        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1. They are read some at a time, and
+        may be a file mapped into memory.
     ctf
-        `(n, N, N // 2 + 1)`, positive at low frequency (these images are inverted); None: as if 1.
+        Returns the CTF `(b, N, N // 2 + 1)` of the images with indices `(b,)`, positive at low frequency (these images are
+        inverted); None: as if 1.
     half
         `(n,)`, 0 or 1: the half set of each, for the resolution of averages.
     settings
@@ -212,75 +344,36 @@ def classify_images(
     ------
     ValueError
         If there are fewer images than classes.
+
+    Notes
+    -----
+    The work is done on the CPU, whatever device the images are on, by as many threads as torch has; the result does not depend
+    on their number.
     """
     if len(images) < settings.n_classes:
         raise ValueError(f"{len(images)} images cannot make {settings.n_classes} classes")
-    n_px, device = images.shape[-1], images.device
-    generator = torch.Generator().manual_seed(settings.seed)
-    data = select_coefficients(images, ctf, half, settings.last_ring)
-    mask = make_soft_circle(n_px, settings.mask_radius_px, max(3.0, 0.1 * settings.mask_radius_px), device)
-    references = _start(images, settings, mask, generator).expand(2, -1, -1, -1)
-    noise = _estimate_noise(data, None)
-    last, offset = settings.first_ring, torch.zeros(len(images), 2, device=device)
+    state = _Classifier(images, ctf, half.cpu(), settings)
+    history = []
     for iteration in range(settings.n_iterations):
-        # Once every image has been placed within reach of a coarse step, only its neighbourhood is searched.
-        everywhere = iteration < _N_GLOBAL or iteration % _N_GLOBAL_EVERY == 0
-        reach, factor = (math.inf, _GLOBAL_STEP) if everywhere else (_LOCAL_REACH, 1.0)
-        grid = _make_grid(settings, last, n_px, reach, factor, device)
-        # Turning the grid a little each time keeps averages from locking to it.
-        turn = float(torch.rand(1, generator=generator)) * (360.0 / len(grid.angles))
-        grid = Grid(grid.angles + turn, grid.shifts, last)
-        start = torch.zeros_like(offset) if everywhere else offset
-        sums, best = accumulate_sums(Expectation(data, references, grid, noise, start, settings.max_shift_px))
-        offset = start + grid.shifts[best]
-        model = _maximise(sums, mask, settings.first_ring)
-        references, noise = model.references, _estimate_noise(data, model)
-        if iteration < settings.n_iterations - _N_QUIET:
-            references = _reseed(_recentre(model, settings.max_shift_px) * mask, model.weight, generator)
-        if iteration >= _N_GLOBAL:
-            reached = sorted(find_resolution_ring(curve) for curve in model.correlation[model.weight > 0.02])
-            goal = reached[len(reached) * 3 // 4] if reached else settings.first_ring
-            last = int(min(settings.last_ring, max(last, goal + 2), last + 4))
+        history.append(state.iterate(iteration))
         if progress is not None:
-            progress((iteration + 1) / (settings.n_iterations + 1), f"2D classes, ring {last}")
-    grid = _make_grid(settings, last, n_px, _LOCAL_REACH, _FINAL_STEP, device)
-    return _assign(images, ctf, Expectation(data, references, grid, noise, offset, settings.max_shift_px), mask)
-
-
-def _refine_angle(score: Tensor, best: Tensor, n_angles: int) -> Tensor:
-    """Return by what part of a step the peak over angles lies beside the best, from a parabola: `(b,)`, -0.5 to 0.5."""
-    flat = score.flatten(1)
-    base, angle = best - best % n_angles, best % n_angles
-    before, at, after = (flat.gather(1, (base + (angle + d) % n_angles)[:, None])[:, 0] for d in (-1, 0, 1))
-    curvature = (2 * at - before - after).clamp_min(1e-12)
-    return (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
-
-
-def _assign(images: Tensor, ctf: Tensor | None, step: Expectation, mask: Tensor) -> Alignment:
-    """Give every image its best class, angle and shift, leave empty classes out and average what is left."""
-    _, n_classes, n_angles = step.shape
-    which = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    part, probability, n_effective = torch.zeros(3, len(images), device=images.device)
-    for half in range(2):
-        for index in step.split(half):
-            score, _ = step.compare(half, index)
-            best = score.flatten(1).argmax(dim=1)
-            which[index], part[index] = best, _refine_angle(score, best, n_angles)
-            by_class = score.reshape(*score.shape[:2], n_classes, n_angles).logsumexp(dim=(1, 3))
-            chosen = (best // n_angles % n_classes)[:, None]
-            shares = torch.softmax(by_class, dim=1)
-            probability[index] = shares.gather(1, chosen)[:, 0]
-            n_effective[index] = 1 / shares.square().sum(dim=1)
-    number = torch.unique(which // n_angles % n_classes, return_inverse=True)[1]
-    angle = step.grid.angles[which % n_angles] + part * (360.0 / n_angles)
-    shift = step.offset + step.grid.shifts[which // (n_angles * n_classes)]
-    averages, correlation = average_images(images, ctf, step.data.half, number, angle, shift, mask)
+            progress((iteration + 1) / (settings.n_iterations + 1), f"2D classes, ring {state.last}")
+    everything = torch.arange(len(images))
+    precision = state.passed / state.residual.clamp_min(1e-20)
+    poses = state.place(everything, _FINAL_STEP_PX, precision, 1.0, None)
+    probability, n_effective = torch.empty(2, len(images))
+    probability[poses.class_index], n_effective[poses.class_index] = poses.probability, poses.n_effective
+    number = torch.unique(state.number, return_inverse=True)[1]
+    mask = make_soft_circle(images.shape[-1], settings.mask_radius_px, settings.mask_edge_px)
+    averages, correlation = average_images(images, ctf, half.cpu(), number, state.angle, state.offset, mask)
+    n_full = min(_N_FULL, settings.n_iterations // 3)
     return Alignment(
         averages=averages,
         resolution_ring=torch.tensor([find_resolution_ring(curve) for curve in correlation]),
         class_index=number,
-        angle_deg=angle,
-        shift_px=shift,
+        angle_deg=torch.remainder(state.angle, _FULL_CIRCLE),
+        shift_px=state.offset,
         probability=probability,
         n_effective=n_effective,
+        log_likelihood=torch.tensor(history[len(history) - n_full :]),
     )

@@ -28,9 +28,10 @@ __all__ = [
     "divide_by_ctf",
     "find_resolution_ring",
     "make_soft_circle",
-    "run_single_threaded",
     "multiply_complex",
+    "run_single_threaded",
     "shift_spectra",
+    "sum_turned_back",
 ]
 
 PADDING = 2
@@ -98,9 +99,9 @@ def compute_kernel_taps(places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run_single_threaded(work: Callable[[int], T], items: Iterable[int]) -> list[T]:
-    """Return what `work` makes of the items, several at a time, each by one thread so that the result does not depend on how many.
+    """Return what `work` makes of the items, as many at a time as torch has threads.
 
-    As many run as torch has threads.
+    Each is the work of one thread, so that the result does not depend on how many there are.
     """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def find_resolution_ring(correlation: Tensor, limit: float = 0.143) -> float:
     for i in range(1, len(correlation)):
         if float(correlation[i]) < limit:
             before, after = float(correlation[i - 1]), float(correlation[i])
-            return i - 1 + (before - limit) / max(before - after, 1e-12)
+            return i - 1 + max(before - limit, 0.0) / max(before - after, 1e-12)
     return float(len(correlation) - 1)
 
 
@@ -222,7 +223,7 @@ def _spread(spectra, weight, angle, table, fine):  # type: ignore[no-untyped-def
                         line[column, 1] += part * imaginary
 
 
-def _sum_turned_back(
+def sum_turned_back(
     images: Tensor, ctf: Callable[[Tensor], Tensor] | None, index: Tensor, angle_deg: Tensor, shift_px: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of images times their CTF, moved and turned back, `(N, N)`, and their sum of CTF² per ring."""
@@ -231,7 +232,7 @@ def _sum_turned_back(
     fine = torch.zeros(size, size, 2)
     power = torch.zeros(n_px // 2 + 1)
     weight = compute_half_weights((n_px, n_px))[0].numpy()
-    for chosen in torch.split(index, _BATCH):
+    for chosen in torch.split(index, _BATCH) if len(index) else ():
         # The origin goes to pixel 0, so that neighbouring coefficients differ little.
         spectra = shift_spectra(rfft2(images[chosen].float().cpu()), -shift_px[chosen] - n_px // 2)
         ring_power = torch.ones(len(chosen), n_px // 2 + 1)
@@ -240,7 +241,13 @@ def _sum_turned_back(
             spectra = spectra * factor
             ring_power = compute_radial_mean(factor.square(), (n_px, n_px))
         angles = torch.deg2rad(angle_deg[chosen].double()).numpy()
-        arguments: tuple[Any, ...] = (torch.view_as_real(spectra).numpy(), weight, angles, _tabulate_kernel(), fine.numpy())
+        arguments: tuple[Any, ...] = (
+            torch.view_as_real(spectra).numpy(),
+            weight,
+            angles,
+            _tabulate_kernel(),
+            fine.numpy(),
+        )
         _spread(*arguments)
         power += ring_power.sum(dim=0)
     place = (torch.arange(n_px) - n_px // 2).double() / size
@@ -285,7 +292,7 @@ def average_images(
     slot = half * n_classes + class_index
 
     def work(number: int) -> tuple[Tensor, Tensor]:
-        return _sum_turned_back(images, ctf, torch.nonzero(slot == number)[:, 0], angle_deg, shift_px)
+        return sum_turned_back(images, ctf, torch.nonzero(slot == number)[:, 0], angle_deg, shift_px)
 
     found = run_single_threaded(work, range(2 * n_classes))
     sums = torch.stack([image for image, _ in found])

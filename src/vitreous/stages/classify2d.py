@@ -1,5 +1,6 @@
 """Sort the particle images into classes, align them in the plane and average them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ _FEWEST_IMAGES = 2
 _PARTICLES_PER_CLASS = 150
 _FEWEST_CLASSES, _MOST_CLASSES = 4, 50
 _LEAST_PER_CLASS = 5
+_LEAST_EDGE_PX, _EDGE_SHARE = 3.0, 0.1
 _PIXEL_SIZE_TOLERANCE = 0.01
 _CLASS_COLUMNS = (
     "class_id",
@@ -38,9 +40,29 @@ class Classify2dParams(StageParams):
     """Choices of method."""
 
     n_classes: int | None = Field(None, ge=1, le=500, description="classes; null: one per 150 particles, 4 to 50")
-    n_iterations: int = Field(20, ge=1, le=200, description="rounds of expectation-maximisation")
+    n_iterations: int = Field(
+        30,
+        ge=1,
+        le=200,
+        description="rounds of expectation-maximisation; the last 4 take all particles, earlier ones a part",
+    )
     max_resolution_angstrom: float = Field(8.0, gt=0, description="finest detail compared, Å")
-    mask_factor: float = Field(1.1, gt=0, le=3, description="diameter of the circular mask, in particle diameters")
+    initial_uncertainty: float = Field(
+        2.0,
+        ge=1,
+        le=100,
+        description="how unsure of classes the first rounds are: log probabilities are divided by this",
+    )
+    sigma_annealing: float = Field(4.0, ge=1, le=100, description="by what the noise power is multiplied at the start")
+    mask_factor: float = Field(
+        1.1, gt=0, le=3, description="inner diameter of the circular mask, full weight within, in particle diameters"
+    )
+    mask_outer_factor: float | None = Field(
+        None, gt=0, le=4, description="outer diameter of the mask, no weight beyond; null: a tenth more, 3 px at least"
+    )
+    recentre_threshold: float = Field(
+        0.2, ge=0, lt=1, description="part of a class's peak above which density counts for its centre"
+    )
     max_shift_factor: float = Field(
         0.1, ge=0, le=0.5, description="furthest that a particle may lie off its box's centre, in particle diameters"
     )
@@ -51,7 +73,7 @@ class Classify2dParams(StageParams):
 class _Loaded:
     particle_ids: tuple[str, ...]
     images: Tensor
-    ctf: Tensor | None
+    ctf: Callable[[Tensor], Tensor] | None
     half: Tensor
     pixel_size_angstrom: float
     diameter_angstrom: float
@@ -90,6 +112,18 @@ def _choose_particles(inputs: Inputs) -> pl.DataFrame:
     return chosen
 
 
+def _make_ctf(particles: pl.DataFrame, micrographs: pl.DataFrame, box_px: int) -> Callable[[Tensor], Tensor] | None:
+    """Return what computes the CTF of some of the particles, since that of all would fill the memory; None: no defocus."""
+    if particles["defocus_u_angstrom"].is_null().all():
+        return None
+
+    def compute(index: Tensor) -> Tensor:
+        ctf = compute_particle_ctf(particles[index.numpy()], micrographs, box_px)
+        return torch.ones(len(index), box_px, box_px // 2 + 1) if ctf is None else ctf
+
+    return compute
+
+
 def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded:
     chosen = _choose_particles(inputs)
     images = torch.from_numpy(read_particle_images(chosen, context.root)).to(context.device)
@@ -98,8 +132,8 @@ def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded
     return _Loaded(
         particle_ids=tuple(chosen["particle_id"]),
         images=images,
-        ctf=compute_particle_ctf(chosen, inputs["micrographs"], images.shape[-1], context.device),
-        half=torch.from_numpy(half.astype(np.int64)).to(context.device),
+        ctf=_make_ctf(chosen, inputs["micrographs"], images.shape[-1]),
+        half=torch.from_numpy(half.astype(np.int64)),
         pixel_size_angstrom=float(np.median(chosen["stack_pixel_size_angstrom"].to_numpy())),
         diameter_angstrom=float(np.median(chosen["diameter_angstrom"].to_numpy())),
         n_without_defocus=chosen["defocus_u_angstrom"].null_count(),
@@ -118,14 +152,28 @@ def _choose_settings(loaded: _Loaded, params: Classify2dParams) -> Classificatio
     last = min(box // 2 - 1, round(box * pixel / params.max_resolution_angstrom))
     # A particle is told from noise by detail of a quarter of its size at most.
     first = min(last, max(4, round(4 * box * pixel / diameter)))
+    mask_radius_px = min(params.mask_factor * diameter / 2 / pixel, 0.47 * box)
+    if params.mask_outer_factor is None:
+        edge_px = max(_LEAST_EDGE_PX, _EDGE_SHARE * mask_radius_px)
+    elif params.mask_outer_factor > params.mask_factor:
+        edge_px = max(1.0, (params.mask_outer_factor - params.mask_factor) * diameter / 2 / pixel)
+    else:
+        raise SettingError(
+            f"classify2d.mask_outer_factor: found {params.mask_outer_factor}, expected more than the mask_factor of "
+            f"{params.mask_factor}"
+        )
     return ClassificationSettings(
         n_classes=max(1, min(n_classes, n // _LEAST_PER_CLASS)),
         n_iterations=params.n_iterations,
-        mask_radius_px=min(params.mask_factor * diameter / 2 / pixel, 0.47 * box),
+        mask_radius_px=mask_radius_px,
         max_shift_px=params.max_shift_factor * diameter / pixel,
         first_ring=first,
         last_ring=last,
         seed=params.seed,
+        mask_edge_px=edge_px,
+        initial_uncertainty=params.initial_uncertainty,
+        annealing=params.sigma_annealing,
+        recentre_threshold=params.recentre_threshold,
     )
 
 
