@@ -14,6 +14,7 @@ from vitreous.cli.projects import build_facts
 from vitreous.cli.watch import watch
 from vitreous.engine.project import create_project
 from vitreous.errors import InputFileError, SettingError
+from vitreous.io.coordinates import read_particles
 from vitreous.io.csparc import read_cs
 from vitreous.io.star import read_star
 from vitreous.model.provenance import Recipe, RecipeStep
@@ -43,7 +44,7 @@ class _Found:
     negatives: Path | None
     micrographs: str | None
     y_origin: str
-    has_ctf: bool
+    is_pictures: bool
 
 
 def _find_entry(source: Path) -> _Found:
@@ -65,7 +66,7 @@ def _find_entry(source: Path) -> _Found:
         micrographs=str(source / "micrographs" / f"*{suffix}"),
         # The pictures are drawn as the labels count.
         y_origin="top" if pictures else "bottom",
-        has_ctf=not pictures,
+        is_pictures=bool(pictures),
     )
 
 
@@ -76,7 +77,7 @@ def _inspect(source: Path) -> _Found:
         )
     if (source / _LABELS).is_dir():
         return _find_entry(source)
-    return _Found(source, None, None, "top", True)
+    return _Found(source, None, None, "top", is_pictures=False)
 
 
 def _read_facts(source: Path) -> dict[str, float]:
@@ -109,18 +110,27 @@ def _hash(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _make_recipe(adopt: dict[str, Any], *, has_ctf: bool) -> Recipe:
-    """Return the recipe that goes on from picks; pictures have lost what CTF and 3D need."""
-    names = ["ctf", "extract", "classify2d", "select2d", "reconstruct", "validate"]
-    after = names if has_ctf else ["extract", "classify2d", "select2d"]
+def _make_recipe(adopt: dict[str, Any], *, is_pictures: bool, has_ctf: bool) -> Recipe:
+    """Return the recipe that goes on from picks: with the CTF that came with them, if any; pictures have lost what 3D needs."""
     before = [RecipeStep(stage="ingest"), RecipeStep(stage="motion"), RecipeStep(stage="adopt", params=adopt)]
-    return Recipe(steps=(*before, *(RecipeStep(stage=name) for name in after)))
+    after = [RecipeStep(stage="extract", params={"keep_imported": True})]
+    after += [RecipeStep(stage=name) for name in ("classify2d", "select2d")]
+    if not is_pictures:
+        after += [RecipeStep(stage=name) for name in ("reconstruct", "validate")]
+        before += [] if has_ctf else [RecipeStep(stage="ctf")]
+    return Recipe(steps=(*before, *after))
 
 
 @click.command()
 @project_argument
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--micrographs", metavar="GLOB", help="finished micrographs, in quotes; an entry of CryoPPP has its own")
+@click.option("--negatives", type=click.Path(path_type=Path), help="what is no particle, in the same formats")
+@click.option(
+    "--ctf",
+    type=click.Path(path_type=Path),
+    help="CTF of the micrographs: RELION's micrographs_ctf.star or CryoSPARC's .cs of exposures; else as SOURCE",
+)
 @click.option(
     "--y-origin", type=click.Choice(["top", "bottom"]), help="from where the picks count rows [default: as SOURCE]"
 )
@@ -142,6 +152,8 @@ def import_dataset(
     project: Path,
     source: Path,
     micrographs: str | None,
+    negatives: Path | None,
+    ctf: Path | None,
     y_origin: str | None,
     scale: float,
     picker: str,
@@ -154,7 +166,8 @@ def import_dataset(
 
     SOURCE is an entry of CryoPPP or CryoPPP_Lite as published (its folder), or picks in any format that `vitreous evaluate`
     reads: RELION .star, CryoSPARC .cs, EMAN2 _info.json or .box, Topaz .txt, crYOLO .cbox, .csv; a file or a folder. Names with
-    CryoSPARC's numbers before them find their micrographs. Go on with `vitreous run PROJECT`.
+    CryoSPARC's numbers before them find their micrographs. Defocus, classes, orientations, halves and optics groups
+    of .star and .cs files come along. Go on with `vitreous run PROJECT`.
     """
     from vitreous.engine.run import run_recipe
 
@@ -169,20 +182,20 @@ def import_dataset(
     def make_relative(path: Path) -> str:
         return Path(os.path.relpath(path.absolute().resolve(), root)).as_posix()
 
-    paths = [path for path in (found.positives, found.negatives) if path is not None]
-    adopt = {
-        "positives": make_relative(found.positives),
-        "negatives": None if found.negatives is None else make_relative(found.negatives),
+    files = {"positives": found.positives, "negatives": negatives or found.negatives, "ctf": ctf}
+    given = {name: path for name, path in files.items() if path is not None}
+    adopt: dict[str, Any] = {name: make_relative(path) for name, path in given.items()}
+    adopt |= {
         "y_origin": y_origin or found.y_origin,
         "scale": scale,
         "picker": picker,
-        "digest": _hash(paths),
+        "digest": _hash(list(given.values())),
     }
-    adopt = {name: value for name, value in adopt.items() if value is not None}
+    has_ctf = ctf is not None or bool(read_particles(found.positives)["defocus_u_angstrom"].count())
     facts = build_facts(
         {"micrographs": pattern} | _read_facts(source) | {k: v for k, v in values.items() if v is not None}
     )
-    created = create_project(root, facts, _make_recipe(adopt, has_ctf=found.has_ctf))
+    created = create_project(root, facts, _make_recipe(adopt, is_pictures=found.is_pictures, has_ctf=has_ctf))
     with watch() as listener:
         records = run_recipe(created, "adopt", (), choose_machine(workers, device, scheduler), listener)
     for warning in records[-1].warnings:

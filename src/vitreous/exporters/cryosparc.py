@@ -21,6 +21,7 @@ from vitreous.exporters.release import open_release
 from vitreous.exporters.summary import ExportSummary
 from vitreous.io.atomic import write_text
 from vitreous.io.csparc import make_uid, write_cs
+from vitreous.io.metadata import compute_cs_poses
 
 __all__ = ["LAYOUT", "export_cryosparc"]
 
@@ -45,6 +46,7 @@ _CTF = (
     ("phase_shift_rad", "<f4"),
     ("scale", "<f4"),
 )
+_FIT = {"cross_corr_ctffind4": "ctf_score", "ctf_fit_to_A": "ctf_resolution_angstrom"}
 Fields = dict[str, tuple[Any, Any]]
 """Name of a field: its type, and its values."""
 
@@ -66,7 +68,9 @@ def _make_ctf(frame: pl.DataFrame) -> Fields:
         "phase_shift_rad": np.deg2rad(_get(frame, "phase_shift_deg")),
         "scale": np.ones(frame.height),
     }
-    return {f"ctf/{name}": (kind, values[name]) for name, kind in _CTF}
+    fields: Fields = {f"ctf/{name}": (kind, values[name]) for name, kind in _CTF}
+    fitted = {theirs: ours for theirs, ours in _FIT.items() if not frame[ours].null_count()}
+    return fields | {f"ctf/{theirs}": ("<f4", _get(frame, ours)) for theirs, ours in fitted.items()}
 
 
 def _assemble(fields: Fields, n: int) -> NDArray[np.void]:
@@ -135,6 +139,29 @@ def _make_particles(particles: pl.DataFrame) -> Fields:
             "blob/psize_A": ("<f4", _get(particles, "stack_pixel_size_angstrom")),
             # Extraction has made protein bright.
             "blob/sign": ("<f4", 1.0),
+        }
+    return fields | _make_alignments(particles)
+
+
+def _make_alignments(particles: pl.DataFrame) -> Fields:
+    """Return the alignments of 2D and of 3D that all particles have; the shifts are in pixels of the image."""
+    pixel = _get(particles, "stack_pixel_size_angstrom", 1.0)
+    fields: Fields = {}
+    for kind, prefix, angles in (("2D", "class_", ["class_psi_deg"]), ("3D", "", ["rot_deg", "tilt_deg", "psi_deg"])):
+        shifts = [f"{prefix}origin_{axis}_angstrom" for axis in "xy"]
+        if particles.is_empty() or any(particles[name].null_count() for name in (*angles, *shifts)):
+            continue
+        classes = particles["class_id"].fill_null(1).to_numpy() if kind == "2D" else np.ones(particles.height)
+        slot = f"alignments{kind}"
+        fields |= {
+            f"{slot}/split": ("<u4", particles["half"].fill_null(1).to_numpy() - 1),
+            f"{slot}/shift": (("<f4", (2,)), particles.select(shifts).to_numpy() / pixel[:, None]),
+            f"{slot}/psize_A": ("<f4", pixel),
+            f"{slot}/class": ("<u4", classes - 1),
+            f"{slot}/class_posterior": ("<f4", _get(particles, "class_probability", 1.0) if kind == "2D" else 1.0),
+            f"{slot}/pose": ("<f4", np.deg2rad(particles["class_psi_deg"].to_numpy()))
+            if kind == "2D"
+            else (("<f4", (3,)), compute_cs_poses(particles)),
         }
     return fields
 

@@ -4,6 +4,7 @@ Row 0 is the micrograph's first in memory. What counts rows from the other side,
 is converted here and nowhere else: `y_origin="bottom"`.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,11 +18,12 @@ from vitreous.io.box import read_box, write_box
 from vitreous.io.cryolo import read_cbox, write_cbox
 from vitreous.io.csparc import read_cs_coordinates
 from vitreous.io.eman import INFO_SUFFIX, read_eman_info, write_eman_info
+from vitreous.io.metadata import METADATA_SCHEMA, describe_cryoppp, describe_relion
 from vitreous.io.naming import find_micrograph_stem
 from vitreous.io.star import read_star, write_star
 from vitreous.io.topaz import is_topaz, read_topaz, write_topaz
 
-__all__ = ["COORDINATES_SCHEMA", "COORDINATE_SUFFIXES", "YOrigin", "read_coordinates", "write_coordinates"]
+__all__ = ["COORDINATES_SCHEMA", "COORDINATE_SUFFIXES", "YOrigin", "read_coordinates", "read_particles", "write_coordinates"]
 
 YOrigin = Literal["top", "bottom"]
 
@@ -39,13 +41,22 @@ COORDINATES_SCHEMA = pl.Schema(
 _PICKS_SUFFIX = re.compile(r"(_(autopick|manualpick|topazpicks?|info|false_positives))$")
 """What RELION, EMAN2 and CryoPPP add to a micrograph's name to name the file with its picks."""
 
-_CSV_NAMES = {"x-coordinate": "x_px", "y-coordinate": "y_px", "diameter": "diameter_px", "micrograph_id": "micrograph"}
+_CSV_NAMES = {
+    "x-coordinate": "x_px",
+    "y-coordinate": "y_px",
+    "diameter": "diameter_px",
+    "micrograph_id": "micrograph",
+    "micrographs filename": "micrograph",
+}
 _STAR_NAMES = {
     "rlnMicrographName": "micrograph",
     "rlnCoordinateX": "x_px",
     "rlnCoordinateY": "y_px",
     "rlnAutopickFigureOfMerit": "score",
 }
+_NO_SCORE = -999.0
+"""What RELION writes as the score of a particle that was not picked by it."""
+
 
 
 def _refuse(path: Path, found: str, expected: str) -> InputFileError:
@@ -59,7 +70,8 @@ def _read_csv(path: Path) -> pl.DataFrame:
     frame = frame.rename({column: _CSV_NAMES.get(name, name) for column, name in names.items()})
     if not {"x_px", "y_px"} <= set(frame.columns):
         raise _refuse(path, f"columns {', '.join(names)}", "columns X-Coordinate and Y-Coordinate, or x_px and y_px")
-    return frame.with_columns(pl.all().str.strip_chars())
+    frame = frame.with_columns(pl.all().str.strip_chars())
+    return frame.with_columns(describe_cryoppp(frame))
 
 
 def _read_star(path: Path) -> pl.DataFrame:
@@ -67,9 +79,23 @@ def _read_star(path: Path) -> pl.DataFrame:
     for frame in blocks.values():
         if {"rlnCoordinateX", "rlnCoordinateY"} <= set(frame.columns):
             known = {label: name for label, name in _STAR_NAMES.items() if label in frame.columns}
-            return frame.select(list(known)).rename(known)
+            read = frame.select(list(known)).rename(known).with_columns(describe_relion(frame, blocks))
+            scored = "score" in read.columns
+            return read.with_columns(pl.col("score").replace(_NO_SCORE, None)) if scored else read
     labels = [label for frame in blocks.values() for label in frame.columns]
     raise _refuse(path, f"labels {', '.join(labels[:8])}", "a loop with rlnCoordinateX and rlnCoordinateY")
+
+
+def _read_json(path: Path) -> pl.DataFrame:
+    """Read our list of picks (`vitreous picks list --json`), or EMAN2's file."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows = document["picks"]
+        names = {"micrograph", "x_px", "y_px", "score", "diameter_px"}
+        picks = [{name: value for name, value in row.items() if name in names} for row in rows]
+        return pl.DataFrame(picks, schema_overrides={"x_px": pl.Float64, "y_px": pl.Float64}, infer_schema_length=None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return read_eman_info(path)
 
 
 def _read_particles(path: Path) -> pl.DataFrame:
@@ -87,7 +113,7 @@ _READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
     ".star": _read_star,
     ".box": read_box,
     ".cbox": read_cbox,
-    ".json": read_eman_info,
+    ".json": _read_json,
     ".txt": read_topaz,
     ".cs": read_cs_coordinates,
     ".parquet": _read_particles,
@@ -108,7 +134,7 @@ def _is_of_a_folder(path: Path) -> bool:
             return suffix in _READERS
 
 
-def _read_file(path: Path) -> pl.DataFrame:
+def _read_file(path: Path, schema: pl.Schema = COORDINATES_SCHEMA) -> pl.DataFrame:
     if path.suffix.lower() not in _READERS:
         raise _refuse(path, f"a file named {path.suffix or 'without a suffix'}", f"one of {', '.join(_READERS)}")
     try:
@@ -117,7 +143,7 @@ def _read_file(path: Path) -> pl.DataFrame:
             frame = frame.with_columns(micrograph=pl.lit(_PICKS_SUFFIX.sub("", path.stem)))
         frame = frame.select(
             (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
-            for name, dtype in COORDINATES_SCHEMA.items()
+            for name, dtype in schema.items()
         )
     except InputFileError:
         raise
@@ -129,7 +155,28 @@ def _read_file(path: Path) -> pl.DataFrame:
     wrong = frame.filter(~(pl.col("x_px").is_finite() & pl.col("y_px").is_finite()).fill_null(value=False))
     if wrong.height:
         raise _refuse(path, f"{wrong.height} rows without numbers for x and y", "a centre in every row")
-    return frame.with_columns(pl.col("micrograph").map_elements(find_micrograph_stem, return_dtype=pl.String))
+    stems = {name: find_micrograph_stem(name) for name in frame["micrograph"].unique()}
+    return frame.with_columns(pl.col("micrograph").replace_strict(stems, return_dtype=pl.String))
+
+
+def _list_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.is_file() and _is_of_a_folder(file))
+    if len({file.suffix.lower() for file in files}) != 1:
+        found = f"{' and '.join(sorted({file.suffix for file in files})) or 'no'} files"
+        raise _refuse(path, found, f"files of one kind: {', '.join(_READERS)}")
+    return files
+
+
+def read_particles(path: Path, *, scale: float = 1.0) -> pl.DataFrame:
+    """Read particles with all that the files say of them: columns of `COORDINATES_SCHEMA`, then of `METADATA_SCHEMA`.
+
+    Parameters and errors as of `read_coordinates`; rows are counted as the file counts them.
+    """
+    schema = pl.Schema({**COORDINATES_SCHEMA, **METADATA_SCHEMA})
+    frame = pl.concat([_read_file(file, schema) for file in _list_files(path)])
+    return frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale)
 
 
 def read_coordinates(
@@ -162,14 +209,7 @@ def read_coordinates(
     SettingError
         If `ny_px` is needed and missing.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and _is_of_a_folder(file))
-        if len({file.suffix.lower() for file in files}) != 1:
-            found = f"{' and '.join(sorted({file.suffix for file in files})) or 'no'} files"
-            raise _refuse(path, found, f"files of one kind: {', '.join(_READERS)}")
-    else:
-        files = [path]
-    frame = pl.concat([_read_file(file) for file in files])
+    frame = pl.concat([_read_file(file) for file in _list_files(path)])
     return _convert_rows(frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale), y_origin, ny_px)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vitreous.errors import InputFileError
 from vitreous.io.atomic import open_for_replacement
 from vitreous.io.foreign import make_read_error
+from vitreous.io.metadata import describe_cs
 
 __all__ = ["make_uid", "read_cs", "read_cs_coordinates", "write_cs"]
 
@@ -68,7 +69,7 @@ def _find_fields(path: Path, table: NDArray[np.void]) -> NDArray[np.void] | None
 
 
 def read_cs_coordinates(path: Path) -> pl.DataFrame:
-    """Return `micrograph` (the path that the file names), `x_px`, `y_px` and `score` (normalised correlation) of particles.
+    """Return `micrograph` (the path that the file names), `x_px`, `y_px`, `score` (normalised correlation) and metadata.
 
     Where the file leaves the positions to a passthrough file, as those of most jobs do, that is looked for beside it.
 
@@ -79,6 +80,7 @@ def read_cs_coordinates(path: Path) -> pl.DataFrame:
     """
     table = read_cs(path)
     found = _find_fields(path, table)
+    metadata = describe_cs(table)
     if found is None:
         raise InputFileError(
             path,
@@ -97,7 +99,14 @@ def read_cs_coordinates(path: Path) -> pl.DataFrame:
             "score": scores,
         },
         schema={"micrograph": pl.String, "x_px": pl.Float64, "y_px": pl.Float64, "score": pl.Float64},
-    ).with_columns(pl.col("score").fill_nan(None))
+    ).with_columns(
+        pl.col("score").fill_nan(None), *(metadata if found is table else _merge(metadata, describe_cs(found)))
+    )
+
+
+def _merge(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns of the first, and those of the second where the first knows nothing."""
+    return first.with_columns(second[name] for name in first.columns if first[name].null_count() == first.height)
 
 
 def _read_name(row: Any) -> str:

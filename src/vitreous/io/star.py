@@ -16,6 +16,9 @@ __all__ = ["read_star", "write_star"]
 _VALUE = re.compile(r'"[^"]*"|\S+')
 _TITLE = re.compile("data_")
 _LINE = re.compile(r"[^\n]*\n?")
+_WRAPPED = re.compile(r'\s*"(.*)"\s*')
+"""A row that went through a table of text: in quotes as a whole, its own quotes doubled; CryoPPP has such files."""
+
 _ROWS_AT_ONCE = 100_000
 
 
@@ -69,6 +72,9 @@ def _parse_rows(text: str, start: int, end: int, labels: list[str]) -> pl.DataFr
     for line in _LINE.finditer(text, start, end):
         if not (values := _split(line.group())):
             continue
+        if (wrapped := _WRAPPED.fullmatch(line.group())) and '"' not in wrapped[1].replace('""', ""):
+            unwrapped = _split(wrapped[1].replace('""', '"'))
+            values = unwrapped if len(unwrapped) == len(labels) else values
         if len(values) != len(labels):
             raise _ParseError(f"{len(values)} values for {len(labels)} labels", line.start())
         rows.append(values)

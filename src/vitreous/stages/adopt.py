@@ -10,15 +10,23 @@ import polars as pl
 from pydantic import Field
 
 from vitreous.errors import SettingError, UserError
-from vitreous.io.coordinates import read_coordinates
+from vitreous.io.coordinates import read_particles
+from vitreous.io.metadata import METADATA_SCHEMA
+from vitreous.io.micrographs import read_micrographs
 from vitreous.io.naming import match_micrographs
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
+from vitreous.model.tables import TABLES
 
 __all__ = ["STAGE", "AdoptParams"]
 
 _MAX_OUTSIDE = 0.05
 _ROUNDING_PX = 1.0
 """Published positions are whole pixels, some counted from the other side: at the edge they are off by up to this."""
+
+_OPTICS = ("optics_group", "voltage_kv", "cs_mm", "amplitude_contrast")
+_DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
+_OF_MICROGRAPHS = (*_DEFOCUS, "ctf_score", "ctf_resolution_angstrom")
+_CARRIED = tuple(name for name in TABLES["particles"].schema if name in METADATA_SCHEMA and name != "reason")
 
 
 class AdoptParams(StageParams):
@@ -28,6 +36,9 @@ class AdoptParams(StageParams):
     negatives: str | None = Field(None, description="file or folder of what is no particle, relative to the project")
     y_origin: Literal["top", "bottom"] = Field(
         "top", description="bottom: rows are counted from the last in memory, as in CryoPPP's label files"
+    )
+    ctf: str | None = Field(
+        None, description="file with the CTF of the micrographs, relative to the project; null: as the picks say"
     )
     scale: float = Field(1.0, gt=0, description="factor from the picks' pixels to those of the micrographs")
     diameter_angstrom: float | None = Field(
@@ -40,7 +51,9 @@ class AdoptParams(StageParams):
 @dataclass(frozen=True)
 class _Loaded:
     picks: pl.DataFrame
-    """As `read_coordinates` returns them, with `label`."""
+    """As `read_particles` returns them, with `label`."""
+    described: pl.DataFrame | None
+    """As `read_micrographs` returns it."""
     micrographs: pl.DataFrame
     given_diameter: float | None
 
@@ -48,12 +61,19 @@ class _Loaded:
 @dataclass(frozen=True)
 class _Adopted:
     particles: pl.DataFrame
+    micrographs: pl.DataFrame
     warnings: tuple[str, ...]
 
 
 def _read(name: str, label: str, params: AdoptParams, context: Context) -> pl.DataFrame:
     path = Path(os.path.normpath(context.root / name))
-    return read_coordinates(path, scale=params.scale).with_columns(label=pl.lit(label))
+    picks = read_particles(path, scale=params.scale)
+    # Of our own files of what is excluded; particles of rejected micrographs are no worse than others.
+    undecided = pl.col("reason").is_in(["candidate", "micrograph"]).fill_null(value=False)
+    return picks.with_columns(
+        label=pl.when(undecided).then(pl.lit("candidate")).otherwise(pl.lit(label)),
+        reason=pl.when(~undecided).then("reason"),
+    )
 
 
 def _load(inputs: Inputs, params: AdoptParams, context: Context) -> _Loaded:
@@ -64,8 +84,8 @@ def _load(inputs: Inputs, params: AdoptParams, context: Context) -> _Loaded:
         picks.append(_read(params.negatives, "negative", params, context))
     given = inputs["entries"]["diameter_angstrom"].drop_nulls()
     diameter = params.diameter_angstrom or (float(given[0]) if len(given) else None)
-    columns = ["micrograph_id", "nx_px", "ny_px", "pixel_size_angstrom"]
-    return _Loaded(pl.concat(picks), inputs["micrographs"].select(columns), diameter)
+    described = None if params.ctf is None else read_micrographs(Path(os.path.normpath(context.root / params.ctf)))
+    return _Loaded(pl.concat(picks), described, inputs["micrographs"], diameter)
 
 
 def _name_micrographs(picks: pl.DataFrame, identifiers: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
@@ -105,10 +125,44 @@ def _keep_inside(picks: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return kept, [f"{n_outside} picks outside their micrograph are left out"] if n_outside else []
 
 
+def _choose_descriptions(loaded: _Loaded, particles: pl.DataFrame) -> pl.DataFrame:
+    """Return what is said of each micrograph: by its own file, else by the particle of median defocus in it."""
+    if loaded.described is None:
+        said = particles.sort("defocus_u_angstrom", nulls_last=True, maintain_order=True).group_by("micrograph_id")
+        return said.agg(pl.col(*_OPTICS, *_OF_MICROGRAPHS).get(pl.col("defocus_u_angstrom").count() // 2))
+    identifiers = loaded.micrographs["micrograph_id"]
+    meant = match_micrographs(loaded.described["micrograph"], identifiers)
+    found = loaded.described.filter(pl.col("micrograph").is_in(list(meant)))
+    return found.with_columns(micrograph_id=pl.col("micrograph").replace_strict(dict(meant), return_dtype=pl.String))
+
+
+def _describe_micrographs(micrographs: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """Return the micrographs with the CTF that is said of those without one; with their optics too where these differ."""
+    several = said.select(_OPTICS).drop_nulls().unique().height > 1
+    chosen = (*_OPTICS, *_OF_MICROGRAPHS) if several else _OF_MICROGRAPHS
+    joined = micrographs.join(
+        said.select("micrograph_id", pl.col(chosen).name.suffix("_said")),
+        on="micrograph_id",
+        how="left",
+        maintain_order="left",
+    )
+    fitted = pl.col("defocus_u_angstrom").is_not_null()
+    return joined.select(
+        pl.when(fitted if name in _OF_MICROGRAPHS else pl.lit(value=False))
+        .then(name)
+        .otherwise(pl.coalesce(f"{name}_said", name))
+        .alias(name)
+        if name in chosen
+        else name
+        for name in micrographs.columns
+    )
+
+
 def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopted:
     identifiers = loaded.micrographs["micrograph_id"].to_list()
     named, warnings = _name_micrographs(loaded.picks, identifiers)
-    joined = named.join(loaded.micrographs, on="micrograph_id", how="left", maintain_order="left")
+    sizes = loaded.micrographs.select("micrograph_id", "nx_px", "ny_px", "pixel_size_angstrom")
+    joined = named.join(sizes, on="micrograph_id", how="left", maintain_order="left")
     if params.y_origin == "bottom":
         joined = joined.with_columns(y_px=pl.col("ny_px") - pl.col("y_px"))
     inside, left_out = _keep_inside(joined)
@@ -129,24 +183,26 @@ def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopt
         "y_px",
         "diameter_angstrom",
         "label",
+        *_CARRIED,
         picker=pl.lit(params.picker),
         ncc=pl.col("score"),
-        reason=pl.when(pl.col("label") == "negative").then(pl.lit("expert")),
+        reason=pl.when(pl.col("label") == "negative").then(pl.col("reason").fill_null("expert")),
     )
-    return _Adopted(particles, (*warnings, *left_out))
+    micrographs = _describe_micrographs(loaded.micrographs, _choose_descriptions(loaded, ordered))
+    return _Adopted(particles, micrographs, (*warnings, *left_out))
 
 
 def _save(result: _Adopted, inputs: Inputs, params: AdoptParams, folder: RunFolder) -> Saved:
-    return Saved({"particles": result.particles}, result.warnings)
+    return Saved({"particles": result.particles, "micrographs": result.micrographs}, result.warnings)
 
 
 STAGE = DatasetStage(
     name="adopt",
-    version="1",
+    version="2",
     summary="Take the picks or labels of other programs and people as the particles, with the labels that they have.",
     params=AdoptParams,
     needs=("entries", "micrographs"),
-    makes=("particles",),
+    makes=("particles", "micrographs"),
     load=_load,
     compute=_compute,
     save=_save,

@@ -32,6 +32,10 @@ class ExtractParams(StageParams):
         1.1, gt=0, description="diameter outside which is background, in particle diameters"
     )
     seed: int = Field(0, ge=0, description="seed of the division into halves")
+    keep_imported: bool = Field(
+        default=False,
+        description="keep the defocus and half that particles came with from another program, where they did",
+    )
 
 
 class MicrographItem(Item):
@@ -144,6 +148,7 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
         "particle_id", "stack_path", "stack_index", "box_px", "stack_pixel_size_angstrom"
     )
     names = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg"]
+    own = inputs["particles"].select(*names, "half")
     optics = inputs["micrographs"].select("micrograph_id", *names)
     particles = (
         inputs["particles"]
@@ -156,6 +161,12 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
     )
     offsets = _compute_local_defocus(particles, inputs["micrographs"])
     particles = particles.with_columns(pl.col("defocus_u_angstrom", "defocus_v_angstrom") + offsets)
+    if params.keep_imported:
+        has_defocus = own["defocus_u_angstrom"].is_not_null()
+        particles = particles.with_columns(
+            *(pl.when(has_defocus).then(own[name]).otherwise(pl.col(name)).alias(name) for name in names),
+            half=pl.coalesce(own["half"], "half"),
+        )
     return Saved({"particles": particles}, saved.warnings)
 
 
