@@ -14,6 +14,7 @@ from vitreous.cli.projects import export
 from vitreous.engine.project import Project, open_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, SettingError, UserError
+from vitreous.io.coordinates import write_coordinates
 from vitreous.io.csparc import write_cs
 
 NX, NY = 150, 130
@@ -109,6 +110,18 @@ def test_picks_of_a_smaller_image(images: Path, tmp_path: Path) -> None:
     assert get_positions(read_particles(tmp_path / "p")[1]) == {"m1": [(40.0, 80.0)]}
     assert "1 micrographs are left out, which are not here, e.g. other" in result.stderr
     assert "1 of 2 micrographs have no picks" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", [".box", ".cbox", "_info.json", "_autopick.star"])
+def test_picks_of_each_micrograph(images: Path, tmp_path: Path, suffix: str) -> None:
+    """EMAN, EMAN2, crYOLO and RELION: a folder with a file for each micrograph, of the names that these programs give."""
+    for name, centres in CENTRES.items():
+        frame = pl.DataFrame({"micrograph": name, "x_px": [x for x, _ in centres], "y_px": [y for _, y in centres]})
+        write_coordinates(tmp_path / "picks" / f"{name}{suffix}", frame, box_px=20)
+    call(tmp_path / "p", tmp_path / "picks", "--micrographs", images / "*.mrc", "--diameter", 50)
+    project, particles = read_particles(tmp_path / "p")
+    assert get_positions(particles) == CENTRES
+    assert "ctf" in {step.stage for step in project.recipe.steps}
 
 
 def test_facts_of_a_star_file(images: Path, tmp_path: Path) -> None:
