@@ -1,11 +1,10 @@
-"""How much a class average looks like a particle: measures that need neither a size nor a resolution set by hand.
+"""How much a class average looks like a particle: features that need neither a size nor a resolution set by hand.
 
-All are relative, to the particle's diameter or to the other classes of the same classification, so that one set of limits
-serves a virus and a small enzyme. What a class is worth does not depend on how many images it has: a rare view is a view.
+All are relative, to the particle's diameter or to the other classes of the same classification, so that one model serves a virus
+and a small enzyme. What a class is worth does not depend on how many images it has: no feature is its size.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage
@@ -13,137 +12,197 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.ops.average2d import compute_mass_centre, compute_ring_index
-from vitreous.ops.fourier import irfft2, rfft2
+from vitreous.ops.average2d import compute_mass_centre, compute_ring_index, make_soft_circle
+from vitreous.ops.boosting import BoostedTrees, explain_trees, predict_logit
+from vitreous.ops.class_halves import ClassResolution, HalfSums
+from vitreous.ops.fourier import compute_radial_mean, irfft2, rfft2
 
-__all__ = ["MEASURES", "ClassMeasures", "measure_classes", "score_classes"]
+__all__ = ["FEATURES", "REASONS", "compute_class_features", "find_reasons", "score_classes"]
+
+Floats = NDArray[np.float64]
 
 _CYCLES = 6.0
 _LEVEL = 0.3
 _RIM = 0.1
 _TYPICAL_QUANTILE = 0.7
-_LEAST_DETAIL, _LEAST_CYCLES = 0.35, 3.5
+_SHARP = 0.6
+_MOST_CYCLES = 10.0
 
-MEASURES = ("resolution", "shape", "off-centre", "strength")
-"""What a class can fail by, in the order of the columns of `score_classes`."""
+FEATURES = {
+    "detail": "resolution",
+    "detail_relative": "resolution",
+    "correlation_2_4": "resolution",
+    "correlation_4_8": "resolution",
+    "fine_power": "resolution",
+    "signal": "strength",
+    "signal_relative": "strength",
+    "offset": "off-centre",
+    "solidity": "shape",
+    "contact": "shape",
+    "area": "shape",
+    "outline": "shape",
+    "round": "shape",
+    "ramp": "shape",
+    "dark": "shape",
+    "profile": "shape",
+    "outside": "surroundings",
+}
+"""Features in the order of their columns, and what a class fails by where one tells against it.
+
+detail: ln of cycles per diameter that are resolved, 10 at most; detail_relative: less the typical; correlation_a_b: mean ring
+correlation at a to b cycles per diameter; fine_power: ln of shared power at 2 to 5 cycles over that at 0.5 to 2; signal: ln
+of 1 + signal over noise of the average, summed over coefficients; signal_relative: that of one image, over the typical;
+offset: of the centre of mass, in diameters; solidity: share of the bright area in its largest piece; contact: share of the
+mask's rim that is bright; area: ln of the bright area over that of the particle's circle; outline: length of its outline over
+that of a circle of its area; round: share of variance that turning leaves; ramp: share of variance of a slope; dark: depth of
+the darkest over height of the brightest; profile: correlation of the radial profile with the typical; outside: deviation
+beyond 0.6 diameters over that within half of one.
+"""
+
+REASONS = tuple(dict.fromkeys(FEATURES.values()))
+"""What a class can fail by."""
 
 
-@dataclass(frozen=True)
-class ClassMeasures:
-    """Measures of each class, `(K,)` each."""
-
-    detail: Tensor
-    """Cycles per particle diameter that the average resolves."""
-    solidity: Tensor
-    """Share of the bright area that is in its largest piece, 0 to 1."""
-    contact: Tensor
-    """Share of the mask's rim that is bright, 0 to 1: a particle ends inside the mask, an edge or a neighbour does not."""
-    offset: Tensor
-    """Distance of the centre of mass from the centre, in particle diameters."""
-    strength: Tensor
-    """Contrast of the smoothed average, in deviations of the images' noise."""
+def _find_typical(values: Floats, weights: Floats) -> float:
+    """Return the value that the given share of the weight does not exceed."""
+    order = values.argsort(kind="stable")
+    cumulative = weights[order].cumsum() / weights.sum()
+    return float(values[order][min(int((cumulative < _TYPICAL_QUANTILE).sum()), len(values) - 1)])
 
 
-def _smooth(averages: Tensor, diameter_px: float) -> Tensor:
-    """Return the averages without detail finer than a sixth of the particle."""
+def _filter_averages(averages: Tensor, correlation: Tensor, diameter_px: float) -> Tensor:
+    """Return averages without noise, by the correlation of their halves, nor detail finer than a sixth of the particle."""
     n_px = averages.shape[-1]
-    ring = compute_ring_index(n_px, averages.device)
-    last = _CYCLES * n_px / diameter_px
-    return irfft2(rfft2(averages) * torch.exp(-((ring / last) ** 4)), (n_px, n_px))
+    ring = compute_ring_index(n_px, averages.device).clamp_max(correlation.shape[-1] - 1)
+    known = correlation.clamp(0, 0.999)
+    gain = 2 * known / (1 + known)
+    gain[:, 0] = 0
+    gain = gain * torch.exp(-((torch.arange(gain.shape[-1], device=gain.device) * diameter_px / n_px / _CYCLES) ** 4))
+    return irfft2(rfft2(averages) * gain[:, ring], (n_px, n_px))
 
 
-def _measure_region(bright: NDArray[np.bool_], rim: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the share of the largest piece, and the share of the rim that is bright."""
+def _measure_region(bright: NDArray[np.bool_], rim: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """Return solidity, contact, area (px) and outline of what is bright."""
     pieces, n_pieces = scipy.ndimage.label(bright)
     if n_pieces == 0:
-        return 0.0, 0.0
+        return 0.0, 0.0, 1.0, 1.0
     sizes = np.bincount(pieces.ravel())[1:]
-    return float(sizes.max() / sizes.sum()), float(bright[rim].mean())
+    area = float(sizes.sum())
+    # Steps between pixels overrate a slanting line by 4 / pi on average.
+    steps = (bright[1:] != bright[:-1]).sum() + (bright[:, 1:] != bright[:, :-1]).sum()
+    outline = steps * math.pi / 4 / (2 * math.sqrt(math.pi * area))
+    return float(sizes.max() / area), float(bright[rim].mean()), area, float(outline)
 
 
-def measure_classes(
-    averages: Tensor, resolution_px: Tensor, diameter_px: float, mask_radius_px: float
-) -> ClassMeasures:
-    """Measure class averages.
+def _measure_images(smooth: Tensor, diameter_px: float, mask_radius_px: float) -> dict[str, Floats]:
+    n_px = smooth.shape[-1]
+    offset = torch.arange(n_px, device=smooth.device) - n_px // 2
+    y, x = torch.meshgrid(offset.float(), offset.float(), indexing="ij")
+    radius = torch.hypot(y, x)
+    mask = make_soft_circle(n_px, mask_radius_px, 2.0, smooth.device)
+    masked = smooth * mask
+    inside = radius <= mask_radius_px
+    top = masked[:, inside].quantile(0.99, dim=1).clamp_min(1e-9)
+    rim = ((radius > (1 - _RIM) * mask_radius_px) & inside).cpu().numpy()
+    bright = ((masked > _LEVEL * top[:, None, None]) & inside).cpu().numpy()
+    regions = np.array([_measure_region(image, rim) for image in bright])
+    core, beyond = smooth[:, radius <= diameter_px / 2], smooth[:, radius > 0.6 * diameter_px]
+    # Turned by the same angle everywhere, only what is the mean of its circle stays.
+    ring = radius.round().long()[inside]
+    values = smooth[:, inside] - smooth[:, inside].mean(dim=1, keepdim=True)
+    count = torch.bincount(ring).clamp_min(1)
+    profile = torch.zeros(len(smooth), len(count), device=smooth.device).index_add_(1, ring, values) / count
+    total = values.square().sum(dim=1).clamp_min(1e-20)
+    slopes = torch.stack([one[inside] for one in (y, x)])
+    ramp = ((values @ slopes.T).square() / slopes.square().sum(dim=1)).sum(dim=1) / total
+    measured = {
+        "offset": compute_mass_centre(masked).norm(dim=1) / diameter_px,
+        "round": (profile.square() * count).sum(dim=1) / total,
+        "ramp": ramp,
+        "dark": -masked[:, inside].quantile(0.01, dim=1).clamp_max(0) / top,
+        "outside": (beyond.std(dim=1) / core.std(dim=1).clamp_min(1e-9)).clamp_max(10),
+    }
+    circle = math.pi * diameter_px**2 / 4
+    return {
+        **{name: one.double().cpu().numpy() for name, one in measured.items()},
+        "solidity": regions[:, 0],
+        "contact": regions[:, 1],
+        "area": np.log(regions[:, 2] / circle),
+        "outline": regions[:, 3],
+        "_profile": (profile / profile.norm(dim=1, keepdim=True).clamp_min(1e-9)).double().cpu().numpy(),
+    }
+
+
+def _mean_between(curves: Floats, cycles: Floats, low: float, high: float) -> Floats:
+    chosen = (cycles >= low) & (cycles < high)
+    return np.asarray(curves[:, chosen].mean(axis=1)) if chosen.any() else np.zeros(len(curves))
+
+
+def compute_class_features(
+    sums: HalfSums,
+    averages: tuple[Tensor, Tensor],
+    resolution: ClassResolution,
+    diameter_px: float,
+    mask_radius_px: float,
+) -> Floats:
+    """Return the features of each class, `(K, len(FEATURES))`.
 
     Parameters
     ----------
-    averages
-        `(K, N, N)`, protein bright, on a background of mean 0 and deviation 1, masked.
-    resolution_px
-        Resolution of each as a wavelength in pixels, `(K,)`.
+    sums, averages, resolution
+        Of the classes of one classification, as `vitreous.ops.class_halves` makes them.
     diameter_px
         Of the particle.
     mask_radius_px
-        Of the circle outside which the averages are empty.
+        Of the circle outside which the classification saw nothing.
 
     Raises
     ------
     ValueError
-        If there is no average.
+        If there is no class.
     """
-    if len(averages) == 0:
+    n_images = sums.n_images.sum(dim=0).double().cpu().numpy()
+    if len(n_images) == 0:
         raise ValueError("there is no class average to measure")
-    n_px = averages.shape[-1]
-    smooth = _smooth(averages, diameter_px)
-    level = _LEVEL * smooth.flatten(1).quantile(0.99, dim=1).clamp_min(1e-6)
-    bright = (smooth > level[:, None, None]).cpu().numpy()
-    offset = torch.arange(n_px, device=averages.device) - n_px // 2
-    radius = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float())
-    rim = ((radius > (1 - _RIM) * mask_radius_px) & (radius <= mask_radius_px)).cpu().numpy()
-    regions = torch.tensor([_measure_region(image, rim) for image in bright], device=averages.device)
-    inside = radius <= mask_radius_px
-    return ClassMeasures(
-        detail=diameter_px / resolution_px.to(averages.device),
-        solidity=regions[:, 0],
-        contact=regions[:, 1],
-        offset=compute_mass_centre(smooth).norm(dim=1) / diameter_px,
-        strength=smooth[:, inside].std(dim=1),
-    )
+    halves, total = averages
+    n_px = sums.n_px
+    smooth = _filter_averages(total, resolution.correlation.float(), diameter_px)
+    found = _measure_images(smooth, diameter_px, mask_radius_px)
+    correlation = resolution.correlation.double().cpu().numpy()
+    rings = np.arange(correlation.shape[1])
+    cycles = rings * diameter_px / n_px
+    detail = np.log(np.minimum(resolution.ring.double().cpu().numpy() * diameter_px / n_px, _MOST_CYCLES))
+    first, second = rfft2(halves * make_soft_circle(n_px, mask_radius_px, 2.0, halves.device))
+    shared = compute_radial_mean(first.real * second.real + first.imag * second.imag, (n_px, n_px))
+    power = np.maximum(shared.double().cpu().numpy(), 0) * rings
+    fine, coarse = _mean_between(power, cycles, 2, 5), _mean_between(power, cycles, 0.5, 2)
+    signal = (np.maximum(resolution.ssnr.double().cpu().numpy(), 0) * rings)[
+        :, (cycles > 0.5) & (cycles < _CYCLES)
+    ].sum(axis=1)
+    per_image = np.log((signal + 1) / np.maximum(n_images, 1))
+    typical = _find_typical(detail, n_images)
+    sharp = n_images * (detail > typical + math.log(_SHARP))
+    mean_profile = found["_profile"].T @ sharp
+    profile = found.pop("_profile") @ mean_profile / max(float(np.linalg.norm(mean_profile)), 1e-9)
+    found |= {
+        "detail": detail,
+        "detail_relative": detail - typical,
+        "correlation_2_4": _mean_between(correlation, cycles, 2, 4),
+        "correlation_4_8": _mean_between(correlation, cycles, 4, 8),
+        "fine_power": np.log((fine + 1e-9) / (coarse + 1e-9)).clip(-8, 8),
+        "signal": np.log1p(signal),
+        "signal_relative": per_image - float(np.average(per_image, weights=sharp)),
+        "profile": profile,
+    }
+    return np.stack([found[name] for name in FEATURES], axis=1)
 
 
-def _rise(values: Tensor, middle: float, width: float) -> Tensor:
-    """Return a step from 0 to 1 that is one half at `middle`."""
-    return torch.sigmoid((values - middle) / width)
+def score_classes(trees: BoostedTrees, features: Floats) -> Floats:
+    """Return the probability that each class shows particles, `(K,)`."""
+    return np.asarray(1 / (1 + np.exp(-predict_logit(trees, features))))
 
 
-def _find_typical(values: Tensor, weights: Tensor) -> float:
-    """Return the value that the given share of the weight does not exceed."""
-    ordered, order = values.sort()
-    cumulative = weights[order].cumsum(0) / weights.sum()
-    return float(ordered[int((cumulative < _TYPICAL_QUANTILE).sum().clamp_max(len(values) - 1))])
-
-
-def score_classes(measures: ClassMeasures, n_images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the score of each class, `(K,)`, 0 to 1, and its parts `(K, 4)`, one for each of `MEASURES`.
-
-    Parameters
-    ----------
-    measures
-        Of each class.
-    n_images
-        How many images each class has, `(K,)`: says what is typical, not what is good.
-
-    Notes
-    -----
-    The score is the smallest part. A part is one half at the limit: about a third of the detail of the classes that hold most
-    images, and never less than three and a half cycles per diameter, since particles that are aligned badly are particles; a
-    largest piece of two thirds of the bright area, and two fifths of the mask's rim bright; a centre of mass 0.2 diameters off;
-    a contrast of a third or three times the typical one.
-    """
-    weights = n_images.to(measures.detail)
-    detail = _find_typical(measures.detail, weights)
-    limit = max(_LEAST_CYCLES, _LEAST_DETAIL * detail)
-    sound = (measures.solidity > 0.67) & (measures.contact < 0.4) & (measures.detail > limit)
-    strength = _find_typical(measures.strength, weights * sound if bool(sound.any()) else weights)
-    distance = (measures.strength.clamp_min(1e-6) / max(strength, 1e-6)).log().abs()
-    parts = torch.stack(
-        [
-            _rise(measures.detail.clamp_min(1e-6).log(), math.log(limit), 0.15),
-            torch.minimum(_rise(measures.solidity, 0.67, 0.06), _rise(-measures.contact, -0.4, 0.06)),
-            _rise(-measures.offset, -0.2, 0.03),
-            _rise(-distance, -math.log(3.0), 0.2),
-        ],
-        dim=1,
-    )
-    return parts.amin(dim=1), parts
+def find_reasons(trees: BoostedTrees, features: Floats) -> list[str]:
+    """Return what tells most against each class, one of `REASONS`."""
+    names = list(FEATURES.values())
+    return [names[int(worst)] for worst in explain_trees(trees, features).argmin(axis=1)]

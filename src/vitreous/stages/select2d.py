@@ -1,9 +1,11 @@
-"""Choose the 2D classes that show particles: by measure, with people's verdicts over it.
+"""Choose the 2D classes that show particles: by a model of what classes look like, with people's verdicts over it.
 
 The particles of the other classes become negatives; nothing is deleted.
 """
 
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,35 +16,82 @@ from torch import Tensor
 
 from vitreous.errors import SettingError, UserError
 from vitreous.io.mrc import read_mrc
+from vitreous.io.stacks import read_particle_images
+from vitreous.io.trees import read_trees
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
-from vitreous.ops.class_quality import MEASURES, measure_classes, score_classes
+from vitreous.ops.average2d import make_soft_circle
+from vitreous.ops.boosting import BoostedTrees
+from vitreous.ops.class_halves import HalfSums, add_images, average_halves, make_empty_sums, measure_resolution
+from vitreous.ops.class_matching import compare_averages
+from vitreous.ops.class_quality import FEATURES, compute_class_features, find_reasons, score_classes
+from vitreous.stages.images import compute_particle_ctf
 
 __all__ = ["STAGE", "Select2dParams"]
 
 _MOSTLY_REJECTED = 0.5
+_IMAGES_AT_ONCE = 2000
+_MODEL = "class_model.json"
+_MAX_SHIFT = 0.1
+_LEAST_IN_HALF = 2
 
 
 class Select2dParams(StageParams):
     """Choices of method."""
 
-    min_score: float = Field(0.5, ge=0, le=1, description="classes that score less are not selected")
+    min_score: float = Field(
+        0.5, ge=0, le=1, description="classes that show particles with a smaller probability are not selected"
+    )
     mask_factor: float = Field(1.1, gt=0, le=3, description="diameter of the classes' mask, in particle diameters")
 
 
 @dataclass(frozen=True)
 class _Loaded:
     averages: Tensor
-    resolution_angstrom: Tensor
-    n_images: Tensor
+    sums: HalfSums
+    trees: BoostedTrees
     pixel_size_angstrom: float
     diameter_angstrom: float
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _Measured:
     score: NDArray[np.float64]
-    parts: NDArray[np.float64]
+    reasons: list[str]
+    resolution_angstrom: NDArray[np.float64]
+    likeness: NDArray[np.float64]
+
+
+def _sum_images(inputs: Inputs, classes: pl.DataFrame, context: Context) -> HalfSums:
+    """Average the images again, apart for each half. As they are read: together they may not fit in memory."""
+    number = {class_id: i for i, class_id in enumerate(classes["class_id"])}
+    used = inputs["particles"].filter(
+        (pl.col("label") == "positive") & pl.col("stack_path").is_not_null() & pl.col("class_id").is_in(list(number))
+    )
+    used = used.with_columns(half=pl.coalesce(pl.col("half") - 1, pl.int_range(pl.len()) % 2))
+    box = int(classes["box_px"][0])
+    sums = make_empty_sums(len(classes), box, context.device)
+    for rows in used.sort("stack_path", maintain_order=True).iter_slices(_IMAGES_AT_ONCE):
+        if set(rows["box_px"]) != {box}:
+            raise UserError(
+                f"select2d: found images of {sorted(set(rows['box_px']))} px of classes of {box} px, expected one size; run "
+                "classify2d again"
+            )
+        columns = {
+            name: torch.from_numpy(rows[name].to_numpy().astype(np.float32)).to(context.device)
+            for name in ("class_psi_deg", "class_origin_y_angstrom", "class_origin_x_angstrom")
+        }
+        shift = torch.stack([columns["class_origin_y_angstrom"], columns["class_origin_x_angstrom"]], dim=1)
+        sums = add_images(
+            sums,
+            torch.from_numpy(read_particle_images(rows, context.root)).to(context.device),
+            compute_particle_ctf(rows, inputs["micrographs"], box, context.device),
+            torch.from_numpy(rows["half"].to_numpy().copy()).to(context.device),
+            torch.tensor([number[class_id] for class_id in rows["class_id"]], device=context.device),
+            -columns["class_psi_deg"],
+            -shift / float(rows["stack_pixel_size_angstrom"][0]),
+        )
+    return sums
 
 
 def _load(inputs: Inputs, params: Select2dParams, context: Context) -> _Loaded:
@@ -51,28 +100,36 @@ def _load(inputs: Inputs, params: Select2dParams, context: Context) -> _Loaded:
         raise UserError("select2d: there are no classes to choose from; run classify2d first")
     stack, _ = read_mrc(context.root / classes["image_path"][0])
     averages = stack.reshape(-1, *stack.shape[-2:])[classes["image_index"].to_numpy()]
-    pixel = float(classes["pixel_size_angstrom"][0])
-    # A class whose resolution could not be measured shows nothing: as if it ended at the box.
-    resolution = classes["resolution_angstrom"].fill_null(pixel * stack.shape[-1]).to_numpy()
     return _Loaded(
         averages=torch.from_numpy(averages).float().to(context.device),
-        resolution_angstrom=torch.from_numpy(resolution.copy()).float().to(context.device),
-        n_images=torch.from_numpy(classes["n_particles"].to_numpy().copy()).to(context.device),
-        pixel_size_angstrom=pixel,
+        sums=_sum_images(inputs, classes, context),
+        trees=read_trees(Path(str(files("vitreous.stages") / _MODEL)), tuple(FEATURES)),
+        pixel_size_angstrom=float(classes["pixel_size_angstrom"][0]),
         diameter_angstrom=float(classes["diameter_angstrom"][0]),
     )
 
 
-def _compute(loaded: _Loaded, params: Select2dParams, progress: Progress) -> _Scored:
-    pixel, diameter = loaded.pixel_size_angstrom, loaded.diameter_angstrom
-    measures = measure_classes(
-        loaded.averages,
-        loaded.resolution_angstrom / pixel,
-        diameter / pixel,
-        min(params.mask_factor * diameter / 2 / pixel, 0.47 * loaded.averages.shape[-1]),
+def _compute(loaded: _Loaded, params: Select2dParams, progress: Progress) -> _Measured:
+    pixel, n_px = loaded.pixel_size_angstrom, loaded.averages.shape[-1]
+    diameter = loaded.diameter_angstrom / pixel
+    radius = min(params.mask_factor * diameter / 2, 0.47 * n_px)
+    mask = make_soft_circle(n_px, radius, max(3.0, 0.1 * radius), loaded.averages.device)
+    averages = average_halves(loaded.sums)
+    resolution = measure_resolution(loaded.sums, averages[0], mask)
+    features = compute_class_features(loaded.sums, averages, resolution, diameter, radius)
+    score = score_classes(loaded.trees, features)
+    # Of what has no images in a half there is nothing to be told.
+    told = loaded.sums.n_images.amin(dim=0).cpu().numpy() >= _LEAST_IN_HALF
+    matched = compare_averages(loaded.averages, loaded.averages, _MAX_SHIFT * diameter)
+    return _Measured(
+        score=np.where(told, score, 0.0),
+        reasons=[
+            reason if known else "strength"
+            for reason, known in zip(find_reasons(loaded.trees, features), told, strict=True)
+        ],
+        resolution_angstrom=n_px * pixel / resolution.ring.double().cpu().numpy(),
+        likeness=matched.correlation.double().cpu().numpy(),
     )
-    score, parts = score_classes(measures, loaded.n_images)
-    return _Scored(score.double().cpu().numpy(), parts.double().cpu().numpy())
 
 
 def _read_verdicts(decisions: tuple[Decision, ...]) -> dict[int, bool]:
@@ -89,15 +146,33 @@ def _read_verdicts(decisions: tuple[Decision, ...]) -> dict[int, bool]:
     return verdicts
 
 
-def _choose(result: _Scored, inputs: Inputs, params: Select2dParams) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Return the classes table with scores, choices and reasons, and what is doubtful about it."""
-    worst = [MEASURES[part] for part in result.parts.argmin(axis=1)]
+def _score_views(likeness: NDArray[np.float64], selected: list[bool]) -> list[float | None]:
+    """Return how much each class's view is its own: 1 less its highest correlation with another class that is selected."""
+    others = np.where(np.array(selected)[None, :] & ~np.eye(len(selected), dtype=bool), likeness, -np.inf)
+    best = others.max(axis=1, initial=-np.inf)
+    return [float(np.clip(1 - one, 0, 1)) if np.isfinite(one) else None for one in best]
+
+
+def _describe_members(inputs: Inputs) -> pl.DataFrame:
+    return (
+        inputs["particles"]
+        .filter(pl.col("class_id").is_not_null())
+        .group_by("class_id")
+        .agg(
+            pl.col("class_probability").mean().alias("mean_probability"),
+            pl.col("class_n_effective").mean().alias("n_effective"),
+        )
+    )
+
+
+def _choose(result: _Measured, inputs: Inputs, params: Select2dParams) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return the classes table with measures, choices and reasons, and what is doubtful about it."""
     verdicts = _read_verdicts(inputs.decisions)
     selected, reasons = [], list[str | None]()
-    for row, score, measure in zip(inputs["classes"].iter_rows(named=True), result.score, worst, strict=True):
-        verdict = verdicts.get(row["class_id"])
+    for class_id, score, worst in zip(inputs["classes"]["class_id"], result.score, result.reasons, strict=True):
+        verdict = verdicts.get(class_id)
         selected.append(bool(score >= params.min_score) if verdict is None else verdict)
-        reasons.append(None if selected[-1] else measure if verdict is None else "expert")
+        reasons.append(None if selected[-1] else worst if verdict is None else "expert")
     warnings = []
     if not any(selected) and not verdicts:
         best = int(result.score.argmax())
@@ -106,8 +181,18 @@ def _choose(result: _Scored, inputs: Inputs, params: Select2dParams) -> tuple[pl
             f"no class scores {params.min_score}; class {inputs['classes']['class_id'][best]}, the best with "
             f"{result.score[best]:.2f}, was kept so that the run could go on: look at the classes"
         )
-    classes = inputs["classes"].with_columns(
-        pl.Series("score", result.score), pl.Series("selected", selected), pl.Series("reason", reasons, dtype=pl.String)
+    measured = {
+        "resolution_angstrom": pl.Series(result.resolution_angstrom),
+        "view_score": pl.Series(_score_views(result.likeness, selected), dtype=pl.Float64),
+        "score": pl.Series(result.score),
+        "selected": pl.Series(selected),
+        "reason": pl.Series(reasons, dtype=pl.String),
+    }
+    classes = (
+        inputs["classes"]
+        .with_columns(series.alias(name) for name, series in measured.items())
+        .drop("mean_probability", "n_effective", strict=False)
+        .join(_describe_members(inputs), on="class_id", how="left", maintain_order="left")
     )
     kept, total = (int(part["n_particles"].sum()) for part in (classes.filter("selected"), classes))
     if kept < (1 - _MOSTLY_REJECTED) * total:
@@ -115,7 +200,7 @@ def _choose(result: _Scored, inputs: Inputs, params: Select2dParams) -> tuple[pl
     return classes, tuple(warnings)
 
 
-def _save(result: _Scored, inputs: Inputs, params: Select2dParams, folder: RunFolder) -> Saved:
+def _save(result: _Measured, inputs: Inputs, params: Select2dParams, folder: RunFolder) -> Saved:
     classes, warnings = _choose(result, inputs, params)
     rejected = (
         pl.col("class_id").is_in(classes.filter(~pl.col("selected"))["class_id"].to_list()).fill_null(value=False)
@@ -130,10 +215,10 @@ def _save(result: _Scored, inputs: Inputs, params: Select2dParams, folder: RunFo
 
 STAGE = DatasetStage(
     name="select2d",
-    version="2",
+    version="3",
     summary="Choose the 2D classes that show particles; particles of the others become negatives.",
     params=Select2dParams,
-    needs=("particles", "classes"),
+    needs=("particles", "micrographs", "classes"),
     makes=("particles", "classes"),
     load=_load,
     compute=_compute,
