@@ -81,10 +81,12 @@ def test_the_picture_shows_the_spectrum_beside_ctf() -> None:
         values.defocus_angle_deg,
         **OPTICS,
     ).square()
-    picture = compute_half_and_half(power + 0.5, (PIXEL, PIXEL), values, FitBand(1 / 30, 1 / 8, 300, 2.7, 0.1), 64)
-    assert picture.shape == (64, 64)
+    picture, k_max = compute_half_and_half(power + 0.5, (PIXEL, PIXEL), values, BAND, 1 / 4, 128)
+    assert picture.shape == (128, 128)
+    # Rings of CTF² there are three elements wide.
+    assert 1 / (2 * 0.0197 * 14_100 * k_max) == pytest.approx(3 * 2 * k_max / 128, rel=0.01)
     assert picture.min() >= 0
     assert picture.max() <= 1
     # The left half is the point reflection of what the right half would be.
-    left, right = picture[:, :32].flatten(), picture.flip(0, 1)[:, :32].flatten()
+    left, right = picture[:, :64].flatten(), picture.flip(0, 1)[:, :64].flatten()
     assert torch.corrcoef(torch.stack([left, right]))[0, 1] > 0.8

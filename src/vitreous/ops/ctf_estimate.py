@@ -29,6 +29,8 @@ _N_ANGLES, _N_FREQUENCIES = 90, 320
 _BEYOND = 1.15
 """Frequencies are used up to this much beyond the resolution of a first fit."""
 _STRAYED = 0.15
+_N_PICTURE_ANGLES, _ARC = 180, 6
+_SMOOTH = 20
 _NARROW_ANGSTROM = 60.0
 """A surface that spans less does not blur rings."""
 
@@ -235,9 +237,11 @@ def _take_mean(refined: RefinedCtf, surface: DefocusSurface) -> RefinedCtf:
 
 
 def compute_half_and_half(
-    power: Tensor, pixel_sizes: tuple[float, float], values: CtfValues, band: FitBand, side: int = 128
-) -> Tensor:
-    """Return a picture of the spectrum (left half) beside CTF² (right half), 0 to 1, `(side, side)`, frequency 0 in the middle.
+    power: Tensor, pixel_sizes: tuple[float, float], values: CtfValues, band: FitBand, k_max: float, side: int = 160
+) -> tuple[Tensor, float]:
+    """Return a picture of the spectrum (left half) beside CTF² (right half), and the frequency at its edges, 1/Å.
+
+    The spectrum is averaged over arcs of 12°, and shown as log power less its background, over the deviation at that frequency.
 
     Parameters
     ----------
@@ -248,36 +252,49 @@ def compute_half_and_half(
     values
         The CTF.
     band
-        The picture goes up to its highest frequency.
+        Its lowest frequency and the optics.
+    k_max
+        The picture goes up to this frequency, 1/Å, or to where rings are narrower than three of its elements.
     side
         Rows and columns.
+
+    Returns
+    -------
+    Tensor
+        0 to 1, `(side, side)`, frequency 0 in the middle.
+    float
+        1/Å.
     """
-    line = (torch.arange(side, dtype=torch.float64, device=power.device) + 0.5 - side / 2) * (2 * band.k_max / side)
+    wavelength = compute_wavelength_angstrom(band.voltage_kv)
+    k_max = max(min(k_max, math.sqrt(side / (12 * wavelength * values.mean_angstrom))), 1.5 * band.k_min)
+    rings = torch.linspace(0, k_max, 2 * side, dtype=power.dtype, device=power.device)
+    ratio = pixel_sizes[1] / pixel_sizes[0]
+    polar = compute_polar_spectrum(power, rings * pixel_sizes[0], _N_PICTURE_ANGLES, pixel_ratio=ratio)
+    arcs = functional.pad(polar.clamp_min(1e-30).T[None], (_ARC, _ARC), mode="circular")
+    logs = functional.avg_pool1d(arcs, 2 * _ARC + 1, 1)[0].T.log()
+    seen = rings >= band.k_min
+    flat = torch.zeros_like(logs)
+    flat[:, seen] = remove_background(logs[:, seen].double(), make_background_basis(rings[seen])).to(logs)
+    deviation = functional.pad(flat.square().mean(dim=0)[None, None], (_SMOOTH, _SMOOTH), mode="reflect")
+    deviation = functional.avg_pool1d(deviation, 2 * _SMOOTH + 1, 1)[0, 0].sqrt().clamp_min(1e-12)
+    line = (torch.arange(side, dtype=power.dtype, device=power.device) + 0.5 - side / 2) * (2 * k_max / side)
     ky, kx = line[:, None].expand(side, side), line[None, :].expand(side, side)
-    k = torch.hypot(ky, kx)
-    tile = power.shape[0]
-    left = kx[:, : side // 2]
-    # A half spectrum has positive k_x only: the left half is its point reflection.
-    column = -left * pixel_sizes[1] * tile
-    row = -ky[:, : side // 2] * pixel_sizes[0] * tile + tile // 2
-    centred = torch.fft.fftshift(power, dim=0)[None, None].double()
-    grid = torch.stack([2 * column / (power.shape[1] - 1) - 1, 2 * row / (tile - 1) - 1], dim=-1)
-    seen = torch.log(
-        functional.grid_sample(centred, grid[None], mode="bilinear", align_corners=True)[0, 0].clamp_min(1e-30)
-    )
-    radius = (k[:, : side // 2] * side / (2 * band.k_max)).long().clamp(max=side - 1).flatten()
-    counts = torch.bincount(radius, minlength=side).clamp_min(1)
-    means = torch.zeros(side, dtype=torch.float64, device=power.device).index_add_(0, radius, seen.flatten()) / counts
-    smooth = functional.avg_pool1d(functional.pad(means[None, None], (4, 4), mode="replicate"), 9, 1)[0, 0]
-    flat = (seen - smooth[radius].reshape(seen.shape)).flatten()
+    k, azimuth = torch.hypot(ky, kx), torch.atan2(ky, kx)
     chi = compute_chi(
         k.square(),
-        values.compute_directional(torch.atan2(ky, kx)),
+        values.compute_directional(azimuth),
         voltage_kv=band.voltage_kv,
         cs_mm=band.cs_mm,
         amplitude_contrast=band.amplitude_contrast,
         phase_shift_deg=values.phase_shift_deg,
     )
     picture = torch.sin(chi).square()
-    picture[:, : side // 2] = scale_to_unit(flat).clamp(0, 1).reshape(seen.shape)
-    return picture
+    left = slice(0, side // 2)
+    ring = (k[:, left] / k_max * (2 * side - 1)).round().long()
+    # The angle of the point reflection, which half a circle holds.
+    turn = ((azimuth[:, left] / math.pi + 0.5) % 1 * _N_PICTURE_ANGLES).round().long() % _N_PICTURE_ANGLES
+    inside = ring < 2 * side
+    ring = ring.clamp(max=2 * side - 1)
+    shown = (0.5 + flat[turn, ring] / (4 * deviation[ring])).clamp(0, 1)
+    picture[:, left] = torch.where(inside & (k[:, left] >= band.k_min), shown, 0.5)
+    return picture, k_max

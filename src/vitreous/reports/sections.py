@@ -1,6 +1,5 @@
 """Gather the data of each section of the report from the tables and the files that they name, and draw it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,6 @@ __all__ = [
     "count_labels",
     "describe_dataset",
     "draw_classes",
-    "draw_ctf",
     "draw_picks",
     "draw_scores",
     "draw_volume",
@@ -87,40 +85,6 @@ def count_labels(tables: Tables) -> list[tuple[str, str, int]]:
         .sort("len", "label", "reason", descending=[True, False, False])
     )
     return [(label, reason or "", n) for label, reason, n in counts.iter_rows()]
-
-
-def draw_ctf(root: Path, tables: Tables) -> Pictures:
-    """Draw the defocus distribution and a few fits."""
-    if "micrographs" not in tables:
-        return []
-    fitted = tables["micrographs"].drop_nulls(("defocus_u_angstrom", "defocus_v_angstrom"))
-    if not fitted.height:
-        return []
-    u, v = fitted["defocus_u_angstrom"].to_numpy(), fitted["defocus_v_angstrom"].to_numpy()
-    resolution = fitted["ctf_resolution_angstrom"].fill_null(float("nan")).to_numpy()
-    accepted = fitted["accepted"].fill_null(True).to_numpy()
-    pictures = [
-        (f"CTF of {fitted.height} micrographs", plots.plot_ctf_overview(0.5 * (u + v), u - v, resolution, accepted))
-    ]
-    for row in _spread(fitted.drop_nulls("ctf_curve_path"), 3).iter_rows(named=True):
-        curve = json.loads((root / row["ctf_curve_path"]).read_text())
-        arrays = {name: np.asarray(values, dtype=float) for name, values in curve.items() if isinstance(values, list)}
-        data = plots.CtfCurve(
-            name=row["micrograph_id"],
-            frequency_per_angstrom=arrays["frequency_per_angstrom"],
-            spectrum=arrays["spectrum"],
-            ctf_squared=arrays["ctf_squared"],
-            correlation=arrays["correlation"],
-            resolution_angstrom=row["ctf_resolution_angstrom"] or float("nan"),
-            search_defocus_angstrom=arrays["search_defocus_angstrom"],
-            search_score=arrays["search_score"],
-        )
-        caption = (
-            f"{row['micrograph_id']}: U {row['defocus_u_angstrom']:.0f} Å, V {row['defocus_v_angstrom']:.0f} Å, "
-            f"U at {row['defocus_angle_deg']:.0f}°"
-        )
-        pictures.append((caption, plots.plot_ctf_curve(data)))
-    return pictures
 
 
 def draw_picks(root: Path, tables: Tables) -> Pictures:

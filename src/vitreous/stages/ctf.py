@@ -26,6 +26,8 @@ _DOUBTFUL_SCORE = 0.4
 _DOUBTFUL_RESOLUTION_ANGSTROM = 15.0
 _DOUBTFUL_SIGNIFICANCE = 8.0
 _LANDSCAPE_POINTS = 17
+_SHOWN_BEYOND = 1.2
+"""The picture of the spectrum goes beyond the resolution by this much."""
 
 
 class CtfParams(StageParams):
@@ -146,8 +148,9 @@ def _compute(loaded: _Loaded, params: CtfParams) -> _Fitted:
         phase_shifts_deg=params.list_phase_shifts(),
         with_surface=params.local_defocus,
     )
-    picture = compute_half_and_half(tiles.mean, pixel_sizes, estimate.refined.values, band)
-    return _Fitted(estimate, picture, band.k_max, appearance, tiles.centres_px, shape)
+    reach = min(_SHOWN_BEYOND / estimate.curves.resolution_angstrom, band.k_max)
+    picture, k_max = compute_half_and_half(tiles.mean, pixel_sizes, estimate.refined.values, band, reach)
+    return _Fitted(estimate, picture, k_max, appearance, tiles.centres_px, shape)
 
 
 def _describe_landscape(fitted: _Fitted) -> dict[str, object]:
@@ -171,6 +174,10 @@ def _describe_landscape(fitted: _Fitted) -> dict[str, object]:
     }
 
 
+def _round(curve: Tensor) -> list[float]:
+    return [float(f"{value:.5g}") for value in curve.tolist()]
+
+
 def _save(fitted: _Fitted, item: MicrographItem, folder: RunFolder) -> Saved:
     estimate = fitted.estimate
     path = folder.path / "images" / f"{item.item_id}_ctf.json"
@@ -182,8 +189,9 @@ def _save(fitted: _Fitted, item: MicrographItem, folder: RunFolder) -> Saved:
         "search_defocus_angstrom": estimate.search.defocus_angstrom,
         "search_score": estimate.search.score,
     }
-    document: dict[str, object] = {name: curve.cpu().tolist() for name, curve in curves.items()}
-    document["spectrum_beside_ctf"] = (255 * fitted.picture).round().int().cpu().tolist()
+    document: dict[str, object] = {name: _round(curve) for name, curve in curves.items()}
+    grey = (255 * fitted.picture).round().to(torch.uint8).cpu().numpy()
+    document["spectrum_beside_ctf"] = [row.tobytes().hex() for row in grey]
     document["spectrum_k_max_per_angstrom"] = fitted.k_max
     write_json(path, document | _describe_landscape(fitted))
     row = pl.DataFrame([item.row | _list_columns(fitted, item) | {"ctf_curve_path": folder.relative(path)}])
@@ -248,7 +256,7 @@ def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
 
 STAGE = ItemStage(
     name="ctf",
-    version="4",
+    version="5",
     summary="Fit defocus, astigmatism and local defocus to the power spectra of every micrograph, with standard errors.",
     params=CtfParams,
     item=MicrographItem,

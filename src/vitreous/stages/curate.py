@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from vitreous.errors import SettingError, UserError
+from vitreous.io.atomic import write_json
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.model.tables import TABLES
@@ -187,6 +188,8 @@ class _Loaded:
 @dataclass(frozen=True)
 class _Judged:
     limits: tuple[Limit, ...]
+    n_given: int
+    """Of the limits, the first ones: given, not proposed."""
     reasons: tuple[str, ...]
     """For each micrograph, joined by commas; empty where nothing is wrong."""
     warnings: tuple[str, ...]
@@ -223,7 +226,7 @@ def _compute(loaded: _Loaded, params: CurateParams, progress: Progress) -> _Judg
         ", ".join(dict.fromkeys(reason for reason, rows in rejected if rows[i]))
         for i in range(loaded.micrographs.height)
     )
-    return _Judged(tuple(limits), reasons, tuple(warnings))
+    return _Judged(tuple(limits), len(loaded.given), reasons, tuple(warnings))
 
 
 def _read_verdicts(decisions: Sequence[Decision]) -> dict[str, str]:
@@ -252,6 +255,18 @@ def _save(result: _Judged, inputs: Inputs, params: CurateParams, folder: RunFold
         )
         .drop("found")
     )
+    limits = [
+        {
+            "column": limit.column,
+            "low": limit.low if np.isfinite(limit.low) else None,
+            "high": limit.high if np.isfinite(limit.high) else None,
+            "reason": limit.reason,
+            "proposed": number >= result.n_given,
+            "rejected": int(limit.find_rejected(inputs["micrographs"]).sum()),
+        }
+        for number, limit in enumerate(result.limits)
+    ]
+    write_json(folder.path / "limits.json", limits)
     n = micrographs.filter(~pl.col("accepted")).height
     warnings = [*result.warnings]
     if n:
@@ -263,7 +278,7 @@ def _save(result: _Judged, inputs: Inputs, params: CurateParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="curate",
-    version="1",
+    version="2",
     summary="Accept or leave out whole micrographs by limits on any column, proposed from the data where none are given.",
     params=CurateParams,
     needs=("micrographs",),
