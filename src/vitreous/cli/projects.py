@@ -13,7 +13,7 @@ from vitreous.cli.options import choose_machine, drop_unset, machine_options, pr
 from vitreous.cli.watch import watch
 from vitreous.engine.plan import parse_setting
 from vitreous.engine.project import Project, create_project, open_project
-from vitreous.engine.records import ProjectStatus, read_current_records, read_current_tables, read_status
+from vitreous.engine.records import ClassesStatus, ProjectStatus, read_current_records, read_current_tables, read_status
 from vitreous.errors import ProjectError, SettingError
 from vitreous.model.documents import Facts, GainOrientation, GainPolarity
 from vitreous.model.params import describe_validation_error
@@ -130,6 +130,17 @@ def status(project: Path, as_json: bool) -> None:
         _show_status(found)
 
 
+def _describe_classes(classes: ClassesStatus) -> str:
+    parts = [f"classes: {classes.n_classes}"]
+    if classes.n_selected is not None:
+        parts.append(
+            f"{classes.n_selected} selected with {classes.n_particles_selected} of {classes.n_particles} particles"
+        )
+    best = {one.n_classes: one.mean_angstrom for one in (classes.best_50, classes.best_10) if one is not None}
+    parts += [f"weighted average resolution of the {n} largest {mean:.2f} Å" for n, mean in best.items()]
+    return ", ".join(parts)
+
+
 def _show_status(found: ProjectStatus) -> None:
     table = Table(title=found.title, title_justify="left")
     for heading in ("run", "status", "items", "out", "time", "memory"):
@@ -151,6 +162,8 @@ def _show_status(found: ProjectStatus) -> None:
                 console.print(f"{row.folder}: {text}", markup=False, highlight=False)
     if found.labels:
         console.print("particles: " + ", ".join(f"{count} {label}" for label, count in found.labels.items()))
+    if found.classes is not None:
+        console.print(_describe_classes(found.classes), markup=False)
     if found.resolution_angstrom is not None:
         console.print(f"map: {found.resolution_angstrom:.1f} Å")
 

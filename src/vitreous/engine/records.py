@@ -1,6 +1,7 @@
 """What was done in a project: records of runs, current tables, status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ from vitreous.engine.project import Project
 from vitreous.errors import InputFileError
 from vitreous.io.parquet import read_table
 from vitreous.model.provenance import FailedItem, RunRecord
+from vitreous.ops.class_statistics import compute_weighted_resolution
 
 __all__ = [
     "ProjectStatus",
@@ -41,6 +43,32 @@ class RunStatus(BaseModel):
     message: str = ""
 
 
+class ClassResolution(BaseModel):
+    """Resolution of a set of 2D classes, weighted by their particles."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n_classes: int
+    n_particles: int
+    mean_angstrom: float = Field(description="mean of the resolutions")
+    low_angstrom: float = Field(description="lower end of its 95 % interval, from drawing particles anew")
+    high_angstrom: float
+    harmonic_angstrom: float = Field(description="one over the mean of the inverses")
+
+
+class ClassesStatus(BaseModel):
+    """The current 2D classes, as `vitreous status` shows them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n_classes: int
+    n_selected: int | None = Field(description="null before selection")
+    n_particles: int
+    n_particles_selected: int | None
+    best_50: ClassResolution | None = Field(description="of the 50 largest that are selected; before selection, of all")
+    best_10: ClassResolution | None
+
+
 class ProjectStatus(BaseModel):
     """A project, as `vitreous status` shows it."""
 
@@ -50,6 +78,7 @@ class ProjectStatus(BaseModel):
     title: str
     runs: tuple[RunStatus, ...]
     labels: dict[str, int] = Field(description="label: particles that have it now")
+    classes: ClassesStatus | None = Field(description="the current 2D classes")
     resolution_angstrom: float | None = Field(description="of the current map")
 
 
@@ -100,6 +129,28 @@ def read_current_tables(project: Project, records: Sequence[RunRecord]) -> dict[
     return {name: read_table(project.runs / folder / f"{name}.parquet", name) for name, folder in makers.items()}
 
 
+def _measure_classes(classes: pl.DataFrame, n_best: int) -> ClassResolution | None:
+    resolution = classes["resolution_angstrom"].fill_null(float("nan")).to_numpy()
+    found = compute_weighted_resolution(resolution, classes["n_particles"].to_numpy(), n_best)
+    return None if found is None else ClassResolution(**asdict(found))
+
+
+def _summarise_classes(tables: Mapping[str, pl.DataFrame]) -> ClassesStatus | None:
+    if "classes" not in tables or tables["classes"].is_empty():
+        return None
+    classes = tables["classes"]
+    decided = classes["selected"].null_count() < classes.height
+    chosen = classes.filter("selected") if decided else classes
+    return ClassesStatus(
+        n_classes=classes.height,
+        n_selected=chosen.height if decided else None,
+        n_particles=int(classes["n_particles"].sum()),
+        n_particles_selected=int(chosen["n_particles"].sum()) if decided else None,
+        best_50=_measure_classes(chosen, 50),
+        best_10=_measure_classes(chosen, 10),
+    )
+
+
 def read_status(project: Project) -> ProjectStatus:
     """Return what was done, what failed and what came out."""
     done = {record.folder: record for record in read_done_records(project.root)}
@@ -146,5 +197,6 @@ def read_status(project: Project) -> ProjectStatus:
         title=project.title,
         runs=tuple(runs[folder] for folder in sorted(runs)),
         labels=labels,
+        classes=_summarise_classes(tables),
         resolution_angstrom=resolutions[0] if len(resolutions) else None,
     )

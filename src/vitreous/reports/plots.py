@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from vitreous.reports.render import render_png
 
 __all__ = [
     "LABEL_COLOURS",
+    "CtfCurve",
     "PickOverlay",
-    "plot_class_gallery",
+    "plot_ctf_curve",
+    "plot_ctf_overview",
     "plot_fsc",
     "plot_map_slices",
     "plot_pick_histogram",
@@ -37,6 +39,20 @@ LABEL_COLOURS = {
 
 
 @dataclass(frozen=True)
+class CtfCurve:
+    """One micrograph's spectrum and fit against frequency (1/Å), and its search over defocus (Å)."""
+
+    name: str
+    frequency_per_angstrom: Floats
+    spectrum: Floats
+    ctf_squared: Floats
+    correlation: Floats
+    resolution_angstrom: float
+    search_defocus_angstrom: Floats
+    search_score: Floats
+
+
+@dataclass(frozen=True)
 class PickOverlay:
     """A low-passed micrograph, and its picks in pixels of that image."""
 
@@ -46,6 +62,48 @@ class PickOverlay:
     y_px: Floats
     kind: Sequence[str]
     radius_px: float
+
+
+def plot_ctf_overview(
+    defocus_angstrom: Floats, astigmatism_angstrom: Floats, resolution_angstrom: Floats, accepted: NDArray[np.bool_]
+) -> bytes:
+    """Draw the distribution of defocus, astigmatism and fit resolution over micrographs."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    histogram, astigmatism, resolution = figure.subplots(1, 3)
+    micron = defocus_angstrom / 1e4
+    histogram.hist(micron, bins=min(20, max(3, len(micron) // 3)), color="#4c78a8", edgecolor="white")
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
+    histogram.set(xlabel="mean defocus (µm)", ylabel="micrographs", title="defocus")
+    for axes, values, title in (
+        (astigmatism, astigmatism_angstrom, "astigmatism"),
+        (resolution, resolution_angstrom, "fit"),
+    ):
+        for chosen, colour, label in ((accepted, "#2ca02c", "accepted"), (~accepted, "#d62728", "not accepted")):
+            if chosen.any():
+                axes.scatter(micron[chosen], values[chosen], s=16, color=colour, label=label)
+        axes.set(xlabel="mean defocus (µm)", title=title)
+    astigmatism.set_ylabel("U - V (Å)")
+    resolution.set_ylabel("CTF fit resolution (Å)")
+    resolution.legend(fontsize=8)
+    return render_png(figure)
+
+
+def plot_ctf_curve(curve: CtfCurve) -> bytes:
+    """Draw one micrograph's defocus search and its spectrum against the fitted CTF, as the paper's Fig. 6."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    search, fit = figure.subplots(1, 2, width_ratios=(1, 2))
+    search.plot(curve.search_defocus_angstrom / 1e4, curve.search_score, linewidth=0.8)
+    search.set(xlabel="defocus (µm)", ylabel="score", title="search")
+    fit.plot(curve.frequency_per_angstrom, curve.spectrum, color="black", linewidth=0.9, label="spectrum")
+    fit.plot(curve.frequency_per_angstrom, curve.ctf_squared, color="#d62728", linewidth=0.9, label="CTF²")
+    fit.plot(curve.frequency_per_angstrom, curve.correlation, color="#17becf", linewidth=1.1, label="correlation")
+    fit.axhline(0.3, color="grey", linewidth=0.6, linestyle=":")
+    if np.isfinite(curve.resolution_angstrom):
+        label = f"{curve.resolution_angstrom:.1f} Å"
+        fit.axvline(1 / curve.resolution_angstrom, color="#2ca02c", linewidth=1, label=label)
+    fit.set(xlabel="spatial frequency (1/Å)", ylabel="relative power, correlation", ylim=(-0.75, 1.3), title=curve.name)
+    fit.legend(fontsize=8, loc="lower left", ncols=4)
+    return render_png(figure)
 
 
 def plot_picks(overlay: PickOverlay, side_inch: float = 5.0) -> bytes:
@@ -72,24 +130,6 @@ def plot_picks(overlay: PickOverlay, side_inch: float = 5.0) -> bytes:
             )
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(ny - 0.5, -0.5))
     axes.axis("off")
-    return render_png(figure)
-
-
-def plot_class_gallery(images: NDArray[np.float32], captions: Sequence[str], selected: Sequence[bool]) -> bytes:
-    """Draw class averages `(n, y, x)`, framed green where selected and red where not."""
-    columns = min(8, max(1, len(captions)))
-    rows = -(-len(captions) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    for axes, image, caption, chosen in zip(grid, images, captions, selected, strict=False):
-        axes.imshow(image, cmap="gray", origin="upper")
-        axes.set_title(caption, fontsize=8)
-        for spine in axes.spines.values():
-            spine.set(color="#2ca02c" if chosen else "#d62728", linewidth=2)
-    for axes in grid:
-        axes.set(xticks=[], yticks=[])
-    for axes in grid[len(captions) :]:
-        axes.axis("off")
     return render_png(figure)
 
 

@@ -1,5 +1,6 @@
 """Gather the data of each section of the report from the tables and the files that they name, and draw it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from vitreous.reports.render import shrink_image
 __all__ = [
     "count_labels",
     "describe_dataset",
-    "draw_classes",
+    "draw_ctf",
     "draw_picks",
     "draw_scores",
     "draw_volume",
@@ -87,6 +88,40 @@ def count_labels(tables: Tables) -> list[tuple[str, str, int]]:
     return [(label, reason or "", n) for label, reason, n in counts.iter_rows()]
 
 
+def draw_ctf(root: Path, tables: Tables) -> Pictures:
+    """Draw the defocus distribution and a few fits."""
+    if "micrographs" not in tables:
+        return []
+    fitted = tables["micrographs"].drop_nulls(("defocus_u_angstrom", "defocus_v_angstrom"))
+    if not fitted.height:
+        return []
+    u, v = fitted["defocus_u_angstrom"].to_numpy(), fitted["defocus_v_angstrom"].to_numpy()
+    resolution = fitted["ctf_resolution_angstrom"].fill_null(float("nan")).to_numpy()
+    accepted = fitted["accepted"].fill_null(True).to_numpy()
+    pictures = [
+        (f"CTF of {fitted.height} micrographs", plots.plot_ctf_overview(0.5 * (u + v), u - v, resolution, accepted))
+    ]
+    for row in _spread(fitted.drop_nulls("ctf_curve_path"), 3).iter_rows(named=True):
+        curve = json.loads((root / row["ctf_curve_path"]).read_text())
+        arrays = {name: np.asarray(values, dtype=float) for name, values in curve.items() if isinstance(values, list)}
+        data = plots.CtfCurve(
+            name=row["micrograph_id"],
+            frequency_per_angstrom=arrays["frequency_per_angstrom"],
+            spectrum=arrays["spectrum"],
+            ctf_squared=arrays["ctf_squared"],
+            correlation=arrays["correlation"],
+            resolution_angstrom=row["ctf_resolution_angstrom"] or float("nan"),
+            search_defocus_angstrom=arrays["search_defocus_angstrom"],
+            search_score=arrays["search_score"],
+        )
+        caption = (
+            f"{row['micrograph_id']}: U {row['defocus_u_angstrom']:.0f} Å, V {row['defocus_v_angstrom']:.0f} Å, "
+            f"U at {row['defocus_angle_deg']:.0f}°"
+        )
+        pictures.append((caption, plots.plot_ctf_curve(data)))
+    return pictures
+
+
 def draw_picks(root: Path, tables: Tables) -> Pictures:
     """Draw micrographs with their picks."""
     if "particles" not in tables or "micrographs" not in tables:
@@ -128,23 +163,6 @@ def draw_scores(tables: Tables) -> Pictures:
     kept = (scored["label"] != "negative").to_numpy()
     caption = f"{scored.height} candidates, {int(kept.sum())} kept"
     return [(caption, plots.plot_pick_histogram(scored["x"].to_numpy(), scored["y"].to_numpy(), kept))]
-
-
-def draw_classes(root: Path, tables: Tables) -> Pictures:
-    """Draw the class averages, the largest first."""
-    if "classes" not in tables or not tables["classes"].height:
-        return []
-    classes = tables["classes"].sort("n_particles", descending=True)
-    stack, _ = read_mrc(root / classes["image_path"][0])
-    stack = stack.reshape(-1, *stack.shape[-2:])
-    captions = []
-    for row in classes.iter_rows(named=True):
-        resolution = f"{row['resolution_angstrom']:.0f} Å" if row["resolution_angstrom"] else "-"
-        captions.append(f"{row['class_id']}: n={row['n_particles']}, {resolution}")
-    images = stack[classes["image_index"].to_numpy()].astype(np.float32)
-    selected = classes["selected"].fill_null(False).to_list()
-    caption = f"{sum(selected)} of {classes.height} classes selected (green frame)"
-    return [(caption, plots.plot_class_gallery(images, captions, selected))]
 
 
 def draw_volume(root: Path, tables: Tables) -> Pictures:
