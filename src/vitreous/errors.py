@@ -6,7 +6,8 @@
     ├── UserError                    2   something the user can mend
     │   ├── InputFileError           2   a file is missing, unreadable, of the wrong kind or contradicts what was said
     │   ├── SettingError             2   a parameter or fact is missing, unknown or out of range
-    │   └── ProjectError             2   the project folder cannot be used for what was asked
+    │   ├── ProjectError             2   the project folder cannot be used for what was asked
+    │   └── PersonNeededError        2   the recipe waits for what a person has to decide
     └── StageError                   3   a stage failed as a whole
 
 `vitreous.ops` raises `ValueError` and `TypeError` only.
@@ -14,7 +15,15 @@
 
 from pathlib import Path
 
-__all__ = ["InputFileError", "ProjectError", "SettingError", "StageError", "UserError", "VitreousError"]
+__all__ = [
+    "InputFileError",
+    "PersonNeededError",
+    "ProjectError",
+    "SettingError",
+    "StageError",
+    "UserError",
+    "VitreousError",
+]
 
 
 class VitreousError(Exception):
@@ -66,6 +75,10 @@ class SettingError(UserError):
 
 class ProjectError(UserError):
     """The project folder cannot be used for what was asked."""
+
+
+class PersonNeededError(UserError):
+    """The recipe goes on once a person has decided something; the message says what."""
 
 
 class StageError(VitreousError):

@@ -34,6 +34,10 @@ class SquareParams(StageParams):
     pause_s: float = Field(0.0, description="seconds that each item takes")
 
 
+class SharpenParams(StageParams):
+    resolutions: tuple[float, ...] = Field((10.0, 8.0, 7.9, 5.0), description="of the classes, one round after another")
+
+
 class FileItem(Item):
     path: str
 
@@ -162,4 +166,44 @@ SUM = DatasetStage(
     load=_load_values,
     compute=_compute_sum,
     save=_save_sum,
+)
+
+
+def _load_round(inputs: Inputs, params: SharpenParams, context: Context) -> int:
+    """Return how many rounds of classes there were before."""
+    if "classes" not in inputs:
+        return 0
+    return int(inputs["classes"]["class_id"][0])
+
+
+def _save_classes(number: int, inputs: Inputs, params: SharpenParams, folder: RunFolder) -> Saved:
+    last = params.resolutions[number]
+    decided = [decision.verdict for decision in inputs.decisions if decision.kind == "class"]
+    rows = {
+        "class_id": [number + 1, 100],
+        "image_path": ["none"] * 2,
+        "image_index": [0, 1],
+        "box_px": [1] * 2,
+        "pixel_size_angstrom": [1.0] * 2,
+        "diameter_angstrom": [1.0] * 2,
+        "n_particles": [10, 1000],
+        "share": [0.01, 0.99],
+        "resolution_angstrom": [last, 99.0],
+        "selected": [True, False],
+        "reason": [None, decided[-1] if decided else "score"],
+    }
+    return Saved({"classes": pl.DataFrame(rows)})
+
+
+SHARPEN = DatasetStage(
+    name="sharpen",
+    version="1",
+    summary="Make classes that are one round further.",
+    params=SharpenParams,
+    needs=("micrographs",),
+    makes=("classes",),
+    load=_load_round,
+    compute=lambda number, params, progress: number,
+    save=_save_classes,
+    optional=("classes",),
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from vitreous import __version__
-from vitreous.errors import VitreousError
+from vitreous.errors import PersonNeededError, VitreousError
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,8 @@ _COMMANDS = {
     "status": ("vitreous.cli.projects:status", "Show what was done, what failed and what came out."),
     "report": ("vitreous.cli.projects:report", "Write the report page and print where it is."),
     "export": ("vitreous.cli.projects:export", "Write the dataset in the layout of another program."),
+    "picks": ("vitreous.cli.picks:picks", "Pick by hand: add, remove, move, import, list."),
+    "decide": ("vitreous.cli.decide:decide", "Write down a person's judgement on what a run made."),
     "evaluate": ("vitreous.cli.evaluate:evaluate", "Compare picks with labels."),
     "compare": ("vitreous.cli.compare:compare", "Compare several pickers with the same labels."),
     "agree": ("vitreous.cli.agree:agree", "Measure how annotators agree, and make a consensus."),
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(2)
     except VitreousError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"{'waiting' if isinstance(error, PersonNeededError) else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command goes on where it was", err=True)

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from vitreous.engine.machine import Machine, count_cores
 from vitreous.engine.plan import parse_value
 
-__all__ = ["choose_machine", "drop_unset", "machine_options", "make_options", "project_argument"]
+__all__ = ["choose_machine", "description_options", "drop_unset", "machine_options", "make_options", "project_argument"]
 
 
 def _describe_type(info: FieldInfo) -> click.ParamType[Any] | str:
@@ -69,6 +69,22 @@ _MACHINE = (
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options on the machine to a command."""
     for option in reversed(_MACHINE):
+        command = option(command)
+    return command
+
+
+_DESCRIPTION = (
+    click.option("--title", help="what the data set is"),
+    click.option("--entry", "entry_id", metavar="ID", help="short name, e.g. the EMPIAR number [default: entry]"),
+    click.option("--molecular-weight", "molecular_weight_kda", type=float, metavar="KDA", help="of the particle, kDa"),
+    click.option("--source", help="where the data come from, e.g. EMPIAR-10017 or a DOI"),
+    click.option("--licence", help="terms under which the dataset may be used, e.g. CC0-1.0"),
+)
+
+
+def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what the data are, for the card of a release."""
+    for option in reversed(_DESCRIPTION):
         command = option(command)
     return command
 

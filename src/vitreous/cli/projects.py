@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from vitreous.cli.options import choose_machine, drop_unset, machine_options, project_argument
+from vitreous.cli.options import choose_machine, description_options, drop_unset, machine_options, project_argument
 from vitreous.cli.watch import watch
 from vitreous.engine.plan import parse_setting
 from vitreous.engine.project import Project, create_project, open_project
@@ -17,6 +17,7 @@ from vitreous.engine.records import ClassesStatus, ProjectStatus, read_current_r
 from vitreous.errors import ProjectError, SettingError
 from vitreous.model.documents import Facts, GainOrientation, GainPolarity
 from vitreous.model.params import describe_validation_error
+from vitreous.model.provenance import RECIPES
 
 __all__ = ["export", "export_project", "new", "report", "run", "run_project", "status", "update_report"]
 
@@ -58,10 +59,26 @@ def build_facts(values: dict[str, Any]) -> Facts:
 @click.option("--total-dose", type=float, metavar="E", help="total exposure, e/Å²; without it no dose weighting")
 @click.option("--diameter", "diameter_angstrom", type=float, metavar="A", help="particle diameter, Å; else estimated")
 @click.option("--symmetry", metavar="G", help="point group, e.g. D2 [default: C1]")
-@click.option("--title", help="what the data set is")
-def new(project: Path, **values: Any) -> None:
+@description_options
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="standard",
+    show_default=True,
+    help="standard: pick twice; loop: pick until the classes get no better; by-hand: likewise, from people's picks",
+)
+@click.option(
+    "--ask",
+    multiple=True,
+    metavar="STAGE",
+    help="stop before every run of STAGE until a person has decided; repeatable",
+)
+def new(project: Path, recipe: str, ask: tuple[str, ...], **values: Any) -> None:
     """Make a project in the folder PROJECT from movies or from finished micrographs."""
-    created = create_project(project, build_facts(values))
+    stages = list(dict.fromkeys(step.stage for step in RECIPES[recipe].unroll()))
+    if unknown := sorted(set(ask) - set(stages)):
+        raise SettingError(f"--ask {unknown[0]}: the recipe has no such stage; it is {', '.join(stages)}")
+    created = create_project(project, build_facts(values), RECIPES[recipe].ask_before(ask))
     click.echo(f"{created.root}: ready; go on with\n  vitreous run {project}", err=True)
 
 
@@ -160,6 +177,12 @@ def _show_status(found: ProjectStatus) -> None:
         for text in (*row.warnings, *(f"failed: {item.item_id}: {item.message}" for item in row.failed), row.message):
             if text and (row.current or row.status != "done"):
                 console.print(f"{row.folder}: {text}", markup=False, highlight=False)
+    for who, marks in found.annotators.items():
+        console.print(
+            f"by hand, {who}: {marks.n_added} added, {marks.n_moved} moved, {marks.n_removed} removed in {marks.n_micrographs} "
+            "micrographs",
+            markup=False,
+        )
     if found.labels:
         console.print("particles: " + ", ".join(f"{count} {label}" for label, count in found.labels.items()))
     if found.classes is not None:

@@ -34,6 +34,10 @@ class _Lines:
     def progress(self, fraction: float, doing: str) -> None:
         """Say nothing."""
 
+    def note(self, text: str) -> None:
+        """Say it."""
+        self.say(text)
+
     def end(self, record: RunRecord, *, reused: bool) -> None:
         """Say what a run gave."""
         if reused:

@@ -24,6 +24,9 @@ class Listener(Protocol):
     def end(self, record: RunRecord, *, reused: bool) -> None:
         """End a run; `reused` when there was nothing to do."""
 
+    def note(self, text: str) -> None:
+        """Say what the recipe does next, and why."""
+
 
 class Silence:
     """Listens to nothing."""
@@ -40,14 +43,22 @@ class Silence:
     def end(self, record: RunRecord, *, reused: bool) -> None:
         """Do nothing."""
 
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
 
 @dataclass
 class Recorder(Silence):
-    """Remembers which runs were done and which were found done."""
+    """Remembers which runs were done, which were found done, and what was said."""
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def end(self, record: RunRecord, *, reused: bool) -> None:
         """Remember the run."""
         (self.reused if reused else self.done).append(record.folder)
+
+    def note(self, text: str) -> None:
+        """Remember it."""
+        self.notes.append(text)

@@ -70,14 +70,18 @@ def make_plan(project: Project, spec: str, values: Mapping[str, object], earlier
     params = build_params(stage.name, stage.params, values)
     inputs = resolve_inputs(stage, earlier)
     folders = {record.folder for record in inputs.values()}
-    decisions = tuple(decision for decision in read_decisions(project) if decision.run in folders)
+    decisions = tuple(
+        decision
+        for decision in read_decisions(project)
+        if (stage.reads_marks if decision.kind == "mark" else decision.run in folders)
+    )
     facts = None if stage.needs else project.facts
     parts = {
         "stage": stage.name,
         "version": stage.version,
         "params": params.model_dump(mode="json"),
         "inputs": {name: record.key for name, record in inputs.items()},
-        "decisions": [decision.model_dump(mode="json") for decision in decisions],
+        "decisions": [decision.model_dump(mode="json", exclude_none=True) for decision in decisions],
         "facts": None if facts is None else facts.model_dump(mode="json"),
         "files": None if facts is None else _fingerprint_files(project.root, facts),
     }

@@ -4,23 +4,27 @@ import glob
 import os
 import tomllib
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from vitreous.errors import InputFileError, ProjectError, SettingError
 from vitreous.io.atomic import write_text
-from vitreous.model.documents import Decision, Facts
+from vitreous.model.documents import Decision, DecisionKind, Facts
 from vitreous.model.params import describe_validation_error
 from vitreous.model.provenance import DEFAULT_RECIPE, Recipe
 
-__all__ = ["Project", "create_project", "open_project", "read_decisions", "record_decision"]
+__all__ = ["Project", "create_project", "open_project", "read_decisions", "record_decision", "record_marks"]
 
 T = TypeVar("T", Facts, Recipe)
+
+_SEVERAL = TypeAdapter(list[Decision])
 
 FACTS_FILE, RECIPE_FILE, DECISIONS_FOLDER = "project.toml", "recipe.toml", "decisions"
 
@@ -83,7 +87,7 @@ def create_project(root: Path, facts: Facts, recipe: Recipe = DEFAULT_RECIPE) ->
                 remedy=f"Check the path given with --{name}; put a glob in quotes so that the shell leaves it alone.",
             )
     facts = facts.model_copy(update=changed)
-    write_text(root / RECIPE_FILE, tomli_w.dumps(recipe.model_dump(mode="json")))
+    write_text(root / RECIPE_FILE, tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True)))
     write_text(root / FACTS_FILE, tomli_w.dumps(facts.model_dump(mode="json", exclude_none=True)))
     return Project(root, facts, recipe)
 
@@ -126,7 +130,7 @@ def record_decision(
     *,
     who: str,
     run: str,
-    kind: Literal["class", "pick", "micrograph", "threshold"],
+    kind: DecisionKind,
     subject: str,
     verdict: str,
     note: str = "",
@@ -138,11 +142,9 @@ def record_decision(
     SettingError
         If the run does not exist.
     """
-    if not (project.runs / run).is_dir():
-        raise SettingError(f"decision on run {run!r}: there is no such run in {project.runs}")
     when = datetime.now(UTC)
     decision = Decision(
-        decision_id=f"{when:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}",
+        decision_id=_make_identifier(when),
         when=when,
         who=who,
         run=run,
@@ -151,9 +153,63 @@ def record_decision(
         verdict=verdict,
         note=note,
     )
-    path = project.root / DECISIONS_FOLDER / f"{decision.decision_id}.json"
-    write_text(path, decision.model_dump_json(indent=1) + "\n")
+    _write_decisions(project, [decision])
     return decision
+
+
+def record_marks(project: Project, *, who: str, run: str, marks: Sequence[Mapping[str, Any]]) -> tuple[Decision, ...]:
+    """Write down a person's marks on micrographs, all or none of them, at once and for good, and return them.
+
+    Parameters
+    ----------
+    project
+        The project.
+    who
+        The person.
+    run
+        Folder name of the run that made the micrographs.
+    marks
+        Of each the fields of `Decision` that tell marks apart: subject (the micrograph), verdict (add, remove or move), x_px,
+        y_px, to_x_px, to_y_px, note.
+
+    Raises
+    ------
+    SettingError
+        If the run does not exist, or a mark is not one.
+    """
+    when = datetime.now(UTC)
+    stem = _make_identifier(when)
+    try:
+        made = [
+            Decision(decision_id=f"{stem}-{i:06d}", when=when, who=who, run=run, kind="mark", **mark)
+            for i, mark in enumerate(marks)
+        ]
+    except ValidationError as error:
+        raise SettingError(f"marks by {who!r}: {describe_validation_error(error)}") from error
+    _write_decisions(project, made)
+    return tuple(made)
+
+
+def _make_identifier(when: datetime) -> str:
+    return f"{when:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}"
+
+
+def _write_decisions(project: Project, made: Sequence[Decision]) -> None:
+    """Write decisions to a file of their own, which nobody ever changes: one as an object, several as a list."""
+    if not made:
+        return
+    if not (project.runs / made[0].run).is_dir():
+        raise SettingError(f"decision on run {made[0].run!r}: there is no such run in {project.runs}")
+    texts = [decision.model_dump_json(indent=1 if len(made) == 1 else None, exclude_none=True) for decision in made]
+    text = texts[0] if len(made) == 1 else "[\n" + ",\n".join(texts) + "\n]"
+    write_text(project.root / DECISIONS_FOLDER / f"{made[0].decision_id}.json", text + "\n")
+
+
+@cache
+def _parse_decisions(path: Path, time_ns: int, size: int) -> tuple[Decision, ...]:
+    """Read a file once; `time_ns` and `size` make a file that someone corrected another one."""
+    text = path.read_text(encoding="utf-8")
+    return tuple(_SEVERAL.validate_json(text)) if text.startswith("[") else (Decision.model_validate_json(text),)
 
 
 def read_decisions(project: Project) -> tuple[Decision, ...]:
@@ -164,12 +220,13 @@ def read_decisions(project: Project) -> tuple[Decision, ...]:
     InputFileError
         If one cannot be read; judgement is never dropped silently.
     """
-    decisions = []
+    decisions: list[Decision] = []
     for path in sorted((project.root / DECISIONS_FOLDER).glob("*.json")):
         try:
-            decisions.append(Decision.model_validate_json(path.read_text(encoding="utf-8")))
+            status = path.stat()
+            decisions.extend(_parse_decisions(path, status.st_mtime_ns, status.st_size))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
             raise InputFileError(
-                path, found=str(error), expected="one decision in JSON", remedy="Correct or remove the file by hand."
+                path, found=str(error), expected="decisions in JSON", remedy="Correct or remove the file by hand."
             ) from error
     return tuple(sorted(decisions, key=lambda decision: (decision.when, decision.decision_id)))

@@ -8,13 +8,15 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitreous.engine.ledger import Ledger, read_ledger
-from vitreous.engine.project import Project
+from vitreous.engine.project import Project, read_decisions
 from vitreous.errors import InputFileError
 from vitreous.io.parquet import read_table
+from vitreous.model.documents import Decision
 from vitreous.model.provenance import FailedItem, RunRecord
 from vitreous.ops.class_statistics import compute_weighted_resolution
 
 __all__ = [
+    "AnnotatorStatus",
     "ProjectStatus",
     "RunStatus",
     "read_current_records",
@@ -31,7 +33,7 @@ class RunStatus(BaseModel):
 
     folder: str
     stage: str
-    status: str = Field(description="running (or interrupted), done or failed")
+    status: str = Field(description="running (or interrupted), waiting for a person, done or failed")
     current: bool = Field(description="whether the current tables come from it")
     n_items: int = 0
     n_done: int = 0
@@ -41,6 +43,17 @@ class RunStatus(BaseModel):
     peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()
     message: str = ""
+
+
+class AnnotatorStatus(BaseModel):
+    """What one person marked, as `vitreous status` shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n_micrographs: int = Field(description="micrographs with marks")
+    n_added: int
+    n_moved: int
+    n_removed: int
 
 
 class ClassResolution(BaseModel):
@@ -80,6 +93,8 @@ class ProjectStatus(BaseModel):
     labels: dict[str, int] = Field(description="label: particles that have it now")
     classes: ClassesStatus | None = Field(description="the current 2D classes")
     resolution_angstrom: float | None = Field(description="of the current map")
+    annotators: dict[str, AnnotatorStatus] = Field(description="who picked by hand, and how much")
+    waiting_for: str | None = Field(description="what a person has to decide before the recipe goes on")
 
 
 def read_done_records(root: Path) -> list[RunRecord]:
@@ -173,14 +188,15 @@ def read_status(project: Project) -> ProjectStatus:
         for folder, record in done.items()
     }
     with read_ledger(project.root) as ledger:
-        for row in ledger.read_runs():
+        begun = sorted(ledger.read_runs(), key=lambda row: row.begun)
+        for row in begun:
             if row.folder in done:
                 continue
             items = ledger.read_items(row.folder).values()
             runs[row.folder] = RunStatus(
                 folder=row.folder,
                 stage=row.stage,
-                status="failed" if row.status == "failed" else "running",
+                status=row.status if row.status in ("failed", "waiting") else "running",
                 current=False,
                 n_items=row.n_items or 0,
                 n_done=sum(item.done for item in items),
@@ -199,4 +215,26 @@ def read_status(project: Project) -> ProjectStatus:
         labels=labels,
         classes=_summarise_classes(tables),
         resolution_angstrom=resolutions[0] if len(resolutions) else None,
+        annotators=_count_marks(read_decisions(project)),
+        waiting_for=begun[-1].message if begun and begun[-1].status == "waiting" else None,
     )
+
+
+def _count_marks(decisions: Sequence[Decision]) -> dict[str, AnnotatorStatus]:
+    marks: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        if decision.kind == "mark":
+            marks.setdefault(decision.who, []).append(decision)
+
+    def count(made: Sequence[Decision], act: str) -> int:
+        return sum(mark.verdict == act for mark in made)
+
+    return {
+        who: AnnotatorStatus(
+            n_micrographs=len({mark.subject for mark in made}),
+            n_added=count(made, "add"),
+            n_moved=count(made, "move"),
+            n_removed=count(made, "remove"),
+        )
+        for who, made in sorted(marks.items())
+    }

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from vitreous import __version__
+from vitreous.engine.course import follow_recipe, measure_class_resolution
 from vitreous.engine.executors import Crew, open_crew
 from vitreous.engine.ledger import ItemOutcome, Ledger, open_ledger
 from vitreous.engine.listener import Listener, Silence
@@ -24,10 +25,10 @@ from vitreous.engine.plan import Plan, make_plan, read_inputs
 from vitreous.engine.project import Project
 from vitreous.engine.records import read_current_records, read_done_records
 from vitreous.engine.work import ItemTask, locate_item, read_item_rows
-from vitreous.errors import SettingError, StageError, UserError, VitreousError
+from vitreous.errors import PersonNeededError, SettingError, StageError, UserError, VitreousError
 from vitreous.io.atomic import write_text
-from vitreous.io.parquet import write_table
-from vitreous.model.provenance import FailedItem, RunRecord
+from vitreous.io.parquet import read_table, write_table
+from vitreous.model.provenance import FailedItem, RecipeStep, RunRecord
 from vitreous.model.stage import Context, DatasetStage, Inputs, ItemStage, RunFolder, Saved
 from vitreous.model.tables import empty_table
 
@@ -82,7 +83,7 @@ def run_recipe(
     machine: Machine | None = None,
     listener: Listener | None = None,
 ) -> list[RunRecord]:
-    """Run the project's recipe and return the records of its runs.
+    """Run the project's recipe and return the records of its runs, those of rounds that were not taken left out.
 
     Parameters
     ----------
@@ -99,33 +100,89 @@ def run_recipe(
 
     Raises
     ------
+    PersonNeededError
+        If a step waits for what a person has to decide.
     UserError
         If the user can mend what is wrong.
     StageError
         If a stage fails as a whole.
     """
     machine = machine or Machine()
-    steps = project.recipe.steps
-    names = [step.stage for step in steps]
-    if until is not None:
-        name, _, which = (until, "", "") if until in names else until.rpartition(":")
-        places = [i for i, step in enumerate(names) if step == name]
-        if which not in {str(i + 1) for i in range(len(places))} | ({""} if places else set()):
-            raise SettingError(f"--until {until}: the recipe has no such run; it is {', '.join(names)}")
-        steps = steps[: places[int(which or 1) - 1] + 1]
+    names = [step.stage for step in project.recipe.unroll()]
+    last = None if until is None else _parse_until(until, names)
     for stage, param, _ in overrides:
         if stage not in names:
-            raise SettingError(f"--set {stage}.{param}: the recipe has no stage {stage!r}; it is {', '.join(names)}")
-    records: list[RunRecord] = []
+            raise SettingError(
+                f"--set {stage}.{param}: the recipe has no stage {stage!r}; it is {', '.join(dict.fromkeys(names))}"
+            )
     with open_ledger(project.root) as ledger, open_crew(machine) as crew:
         desk = _Desk(project, ledger, crew, machine, listener or Silence())
-        for step in steps:
+
+        def run_step(step: RecipeStep, records: Sequence[RunRecord]) -> RunRecord:
             changes = {param: value for stage, param, value in overrides if stage == step.stage}
-            records.append(_run(desk, make_plan(project, step.stage, {**step.params, **changes}, records)))
-    return records
+            return _run(desk, make_plan(project, step.stage, {**step.params, **changes}, records), ask=step.ask)
+
+        return follow_recipe(project.recipe, last, run_step, _Backstage(desk))
 
 
-def _run(desk: _Desk, plan: Plan) -> RunRecord:
+@dataclass(frozen=True)
+class _Backstage:
+    """What the loop of a recipe needs beside running steps."""
+
+    desk: _Desk
+
+    def measure(self, record: RunRecord) -> float | None:
+        """Return the resolution of the classes that a run made, None where it made none."""
+        if "classes" not in record.outputs:
+            return None
+        return measure_class_resolution(
+            read_table(self.desk.project.runs / record.folder / "classes.parquet", "classes")
+        )
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self.desk.listener.note(text)
+
+    def return_to(self, records: Sequence[RunRecord]) -> None:
+        """Make the tables of these runs the current ones again."""
+        for record in records:
+            self.desk.ledger.append_history(record.folder)
+
+
+def _parse_until(until: str, names: Sequence[str]) -> tuple[str, int]:
+    """Return the stage after which to stop, and after which of its runs."""
+    name, _, which = (until, "", "") if until in names else until.rpartition(":")
+    if which not in {str(i + 1) for i in range(names.count(name))} | ({""} if name in names else set()):
+        raise SettingError(f"--until {until}: the recipe has no such run; it is {', '.join(names)}")
+    return name, int(which or 1)
+
+
+def _check_decided(plan: Plan) -> None:
+    """Refuse to go on before a person has decided on what the plan reads first."""
+    asked = plan.inputs[plan.stage.needs[0]].folder
+    decided = any(
+        decision.kind == "mark" if plan.stage.reads_marks else decision.run == asked for decision in plan.decisions
+    )
+    if not decided:
+        what = "picks" if plan.stage.reads_marks else f"a decision on {asked}"
+        how = (
+            "`vitreous picks`" if plan.stage.reads_marks else f"`vitreous decide PROJECT {asked} KIND SUBJECT VERDICT`"
+        )
+        raise PersonNeededError(
+            f"{plan.stage.name}: waits for {what} by a person. Decide with {how}, or take what is proposed with `vitreous decide "
+            f"PROJECT {asked} run all accept`; then run the project again."
+        )
+
+
+def _run(desk: _Desk, plan: Plan, *, ask: bool = False) -> RunRecord:
+    if ask:
+        try:
+            _check_decided(plan)
+        except PersonNeededError as error:
+            folder = _choose_folder(desk, plan)
+            desk.ledger.begin_run(folder, plan.stage.name, "")
+            desk.ledger.end_run(folder, "waiting", str(error))
+            raise
     done = {record.key: record for record in read_done_records(desk.project.root)}
     record = done.get(plan.key)
     if reused := record is not None:
@@ -135,6 +192,9 @@ def _run(desk: _Desk, plan: Plan) -> RunRecord:
         desk.ledger.begin_run(folder, plan.stage.name, plan.key)
         try:
             record = _compute(desk, plan, folder)
+        except PersonNeededError as error:
+            desk.ledger.end_run(folder, "waiting", str(error))
+            raise
         except Exception as error:
             desk.ledger.end_run(folder, "failed", str(error))
             if isinstance(error, VitreousError | OSError):
@@ -148,10 +208,13 @@ def _run(desk: _Desk, plan: Plan) -> RunRecord:
 
 
 def _choose_folder(desk: _Desk, plan: Plan) -> str:
-    """Return the folder of the unfinished run with this key, or a new one."""
+    """Return the folder of the unfinished run with this key, that of one of this stage that only waited, or a new one."""
     begun = desk.ledger.read_runs()
+    done = {record.folder for record in read_done_records(desk.project.root)}
     for row in begun:
-        if row.key == plan.key and (desk.project.runs / row.folder).is_dir():
+        if row.key == plan.key and row.folder not in done and (desk.project.runs / row.folder).is_dir():
+            return row.folder
+        if row.status == "waiting" and row.stage == plan.stage.name:
             return row.folder
     names = [row.folder for row in begun] + [path.name for path in desk.project.runs.glob("[0-9]*-*")]
     number = max((int(name.split("-")[0]) for name in names), default=0) + 1

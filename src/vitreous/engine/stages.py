@@ -17,6 +17,7 @@ _ORDER = (
     "ctf",
     "curate",
     "pick",
+    "annotate",
     "review",
     "extract",
     "classify2d",

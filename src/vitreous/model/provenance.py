@@ -1,12 +1,12 @@
 """What a run leaves behind about itself, and the recipe that asks for runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DEFAULT_RECIPE", "FailedItem", "Recipe", "RecipeStep", "RunRecord"]
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "FailedItem", "Recipe", "RecipeLoop", "RecipeStep", "RunRecord"]
 
 
 class RecipeStep(BaseModel):
@@ -16,36 +16,64 @@ class RecipeStep(BaseModel):
 
     stage: str = Field(description="name of the stage")
     params: Mapping[str, Any] = Field(default_factory=dict, description="only what differs from the defaults")
+    ask: bool = Field(False, description="stop before it until a person has decided on what it reads")
+
+
+class RecipeLoop(BaseModel):
+    """Steps that are repeated until the classes get no better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[RecipeStep, ...] = Field(min_length=1)
+    max_rounds: int = Field(5, ge=1, description="rounds at most")
+    min_improvement: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="a round that lowers the resolution of the classes (in Å) by less than this share is the last",
+    )
 
 
 class Recipe(BaseModel):
-    """The ordered runs of a project; the paper's loop is unrolled into more runs."""
+    """The ordered runs of a project: `steps`, then `loop` where there is one, then `after`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: tuple[RecipeStep, ...]
+    loop: RecipeLoop | None = None
+    after: tuple[RecipeStep, ...] = ()
+
+    def unroll(self) -> tuple[RecipeStep, ...]:
+        """Return all steps, those of the loop as often as they may be repeated."""
+        rounds = self.loop.steps * self.loop.max_rounds if self.loop is not None else ()
+        return (*self.steps, *rounds, *self.after)
+
+    def ask_before(self, stages: Collection[str]) -> "Recipe":
+        """Return the recipe that stops before every run of some stages until a person has decided."""
+
+        def mark(steps: tuple[RecipeStep, ...]) -> tuple[RecipeStep, ...]:
+            return tuple(step.model_copy(update={"ask": step.ask or step.stage in stages}) for step in steps)
+
+        loop = None if self.loop is None else self.loop.model_copy(update={"steps": mark(self.loop.steps)})
+        return Recipe(steps=mark(self.steps), loop=loop, after=mark(self.after))
 
 
-DEFAULT_RECIPE = Recipe(
-    steps=(
-        RecipeStep(stage="ingest"),
-        RecipeStep(stage="motion"),
-        RecipeStep(stage="ctf"),
-        RecipeStep(stage="curate"),
-        RecipeStep(stage="pick", params={"method": "blob"}),
-        RecipeStep(stage="review"),
-        RecipeStep(stage="extract"),
-        RecipeStep(stage="classify2d"),
-        RecipeStep(stage="select2d"),
-        RecipeStep(stage="pick", params={"method": "template"}),
-        RecipeStep(stage="review"),
-        RecipeStep(stage="extract"),
-        RecipeStep(stage="classify2d"),
-        RecipeStep(stage="select2d"),
-        RecipeStep(stage="reconstruct"),
-        RecipeStep(stage="validate"),
-    )
-)
+_MICROGRAPHS = tuple(RecipeStep(stage=name) for name in ("ingest", "motion", "ctf", "curate"))
+_BLOBS, _TEMPLATES = (RecipeStep(stage="pick", params={"method": method}) for method in ("blob", "template"))
+_JUDGE = tuple(RecipeStep(stage=name) for name in ("annotate", "review", "extract", "classify2d", "select2d"))
+_MAP = tuple(RecipeStep(stage=name) for name in ("extract", "reconstruct", "validate"))
+_BY_HAND = RecipeStep(stage="annotate", params={"min_micrographs": 20})
+
+RECIPES: Mapping[str, Recipe] = {
+    "standard": Recipe(steps=(*_MICROGRAPHS, _BLOBS, *_JUDGE, _TEMPLATES, *_JUDGE, *_MAP)),
+    "loop": Recipe(steps=(*_MICROGRAPHS, _BLOBS, *_JUDGE), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP),
+    "by-hand": Recipe(
+        steps=(*_MICROGRAPHS, _BY_HAND, *_JUDGE[1:]), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP
+    ),
+}
+"""Recipes by name: `standard` picks twice, `loop` until the classes get no better, `by-hand` does so from people's picks."""
+
+DEFAULT_RECIPE = RECIPES["standard"]
 
 
 class FailedItem(BaseModel):

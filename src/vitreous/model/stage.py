@@ -122,6 +122,8 @@ class ItemStage(Generic[I, P, L, R]):
         Turns the rows of all items that were done (in the order of `plan`) into complete tables. Runs in the driver.
     max_failed_fraction
         Past this share of failed items the stage fails as a whole.
+    reads_marks
+        Whether it is given people's marks, all of them, whatever run they were made on. No other stage sees them.
     """
 
     name: str
@@ -138,6 +140,7 @@ class ItemStage(Generic[I, P, L, R]):
     collect: Callable[[Inputs, Saved, P], Saved]
     optional: tuple[str, ...] = ()
     max_failed_fraction: float = 0.5
+    reads_marks: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ class DatasetStage(Generic[P, L, R]):
     compute: Callable[[L, P, Progress], R]
     save: Callable[[R, Inputs, P, RunFolder], Saved]
     optional: tuple[str, ...] = ()
+    reads_marks: bool = False
 
 
 Stage = ItemStage[Any, Any, Any, Any] | DatasetStage[Any, Any, Any]
