@@ -38,12 +38,14 @@ def project(tmp_path: Path) -> Path:
         for i, (name, label) in enumerate(labels)
     ]  # fmt: skip
     create_project(root, Facts(micrographs=str(root / "m" / "*.mrc"), title="Toy"))
+    entry = {"entry_id": "10017", "symmetry": "D2", "molecular_weight_kda": 450.0}
+    write_table(root / "runs" / "001-toy" / "entries.parquet", "entries", pl.DataFrame([entry]))
     now = datetime.now(UTC)
     write_table(root / "runs" / "001-toy" / "micrographs.parquet", "micrographs", pl.DataFrame(rows))
     write_table(root / "runs" / "001-toy" / "particles.parquet", "particles", pl.DataFrame(particles))
     record = RunRecord(
         folder="001-toy", stage="toy", stage_version="1", vitreous_version="0", key="k", params={}, changed_params={}, inputs={},
-        outputs={"micrographs": 3, "particles": 5}, rows_in={}, started=now, finished=now, seconds=0, cpu_seconds=0,
+        outputs={"entries": 1, "micrographs": 3, "particles": 5}, rows_in={}, started=now, finished=now, seconds=0, cpu_seconds=0,
         peak_memory_bytes=0,
     )  # fmt: skip
     write_json(root / "runs" / "001-toy" / "run.json", record.model_dump(mode="json"))
@@ -58,6 +60,7 @@ def test_numbers_of_a_dataset(project: Path, tmp_path: Path) -> None:
     assert row == {
         "dataset": "10017",
         "title": "Toy",
+        "molecular_weight_kda": 450.0,
         "n_micrographs": 2,
         "nx_px": 60,
         "ny_px": 50,

@@ -90,3 +90,19 @@ def test_positions_are_those_of_the_table_in_every_layout(release: Path, toy_pro
     assert merged.height == 7
     assert (merged["x_px"] == merged["x_px_listed"]).all()
     assert (merged["y_px"] == merged["y_px_listed"]).all()
+
+
+def test_licence_source_and_weight_are_said_everywhere(toy_project: Any, tmp_path: Path) -> None:
+    facts = {"licence": "CC0-1.0", "source": "EMPIAR-10017", "molecular_weight_kda": 465.0}
+    tables = toy_project.change("entries", "10017", **facts)
+    export_topaz(tables, toy_project.root, tmp_path / "to")
+    document = json.loads((tmp_path / "to" / "dataset.json").read_text())
+    assert {name: document[name] for name in facts} == facts
+    croissant = json.loads((tmp_path / "to" / "croissant.json").read_text())
+    assert (croissant["license"], croissant["isBasedOn"]) == ("CC0-1.0", "EMPIAR-10017")
+    page = (tmp_path / "to" / "README.md").read_text()
+    for text in ("## Licence\n\nCC0-1.0", "source: EMPIAR-10017", "molecular weight: 465 kDa"):
+        assert text in page
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not mlcroissant.Dataset(jsonld=str(tmp_path / "to" / "croissant.json")).metadata.ctx.issues.errors

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import starfile
 
 from vitreous.errors import ProjectError
 from vitreous.exporters.cryoppp import export_cryoppp
+from vitreous.io.atomic import write_json
 from vitreous.io.coordinates import read_coordinates
 from vitreous.io.mrc import write_mrc
+from vitreous.io.parquet import write_table
 from vitreous.io.star import read_star
+from vitreous.model.provenance import RunRecord
 from vitreous.model.tables import complete_table
 
 POSITIVES = {
@@ -51,7 +55,7 @@ def test_folders(folder: Path, list_files: Callable[[Path], set[str]]) -> None:
         *(f"ground_truth/particle_coordinates/{name}.csv" for name in names),
         *(f"ground_truth/false_positives/{name}_false_positives.csv" for name in names),
         *(
-            f"ground_truth/10017_particles_{which}.{kind}"
+            f"ground_truth/empiar-10017_particles_{which}.{kind}"
             for which in ("selected", "excluded")
             for kind in ("star", "csv")
         ),
@@ -87,8 +91,8 @@ def test_our_reader_finds_the_positions_again(folder: Path) -> None:
 
 def test_star_files(folder: Path) -> None:
     truth = folder / "ground_truth"
-    ours = read_star(truth / "10017_particles_selected.star")
-    theirs = starfile.read(truth / "10017_particles_selected.star")
+    ours = read_star(truth / "empiar-10017_particles_selected.star")
+    theirs = starfile.read(truth / "empiar-10017_particles_selected.star")
     assert list(theirs["particles"].columns) == [
         "rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAnglePsi", "rlnOriginXAngst",
         "rlnOriginYAngst", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor",
@@ -97,7 +101,7 @@ def test_star_files(folder: Path) -> None:
     assert theirs["particles"]["rlnCoordinateY"].tolist() == [90, 70, 29, 19, 80, 87, 21]
     assert ours["particles"]["rlnCoordinateY"].to_list() == theirs["particles"]["rlnCoordinateY"].tolist()
     assert theirs["optics"]["rlnImageSize"].tolist() == [24]
-    header, *rows = (truth / "10017_particles_selected.csv").read_text().splitlines()
+    header, *rows = (truth / "empiar-10017_particles_selected.csv").read_text().splitlines()
     assert header == ENTRY_HEADER
     assert rows[0].startswith(
         "000001@particles_stack/mic_a_particles.mrc,mic_a.mrc,40,90,0.0,1.5,-3.0,12000.0,11500.0,35.0,"
@@ -110,7 +114,7 @@ def test_star_files(folder: Path) -> None:
         with mrcfile.open(folder / path, permissive=False) as stack:
             # The images were made alike but for a step of 0.01 per particle.
             assert stack.data[int(number) - 1, 0, 0] == pytest.approx(0.01 * (int(number) - 1))
-    excluded = starfile.read(truth / "10017_particles_excluded.star")["particles"]
+    excluded = starfile.read(truth / "empiar-10017_particles_excluded.star")["particles"]
     assert "rlnImageName" not in excluded
     assert excluded["rlnCoordinateX"].tolist() == [20, 21]
 
@@ -129,6 +133,35 @@ def test_sidecar_says_how_rows_are_counted(folder: Path) -> None:
         ("mic_a", 4, 1), ("mic_b", 3, 1), ("mic_empty", 0, 0)
     ]  # fmt: skip
     assert "project" not in json.dumps(document)
+
+
+def test_what_the_templates_were_made_of(toy_project: Any, tmp_path: Path) -> None:
+    """The positives behind the classes that the last picking with templates took, in the layout's own rows."""
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    common = {
+        "stage_version": "1",
+        "vitreous_version": "0",
+        "key": "k",
+        "changed_params": {},
+        "rows_in": {},
+    }
+    common |= {"started": now, "finished": now, "seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0}
+    for folder, stage, inputs in (("005-select2d", "select2d", {}), ("007-pick", "pick", {"classes": "005-select2d"})):
+        of_run = {
+            "folder": folder,
+            "stage": stage,
+            "inputs": inputs,
+            "params": {"method": "template"} if inputs else {},
+        }
+        record = RunRecord.model_validate(common | of_run | {"outputs": {}})
+        write_json(toy_project.root / "runs" / folder / "run.json", record.model_dump(mode="json"))
+    earlier = toy_project.change("particles", "mic_a-1", label="negative")["particles"]
+    write_table(toy_project.root / "runs" / "005-select2d" / "particles.parquet", "particles", earlier)
+    summary = export_cryoppp(toy_project.tables, toy_project.root, tmp_path / "to")
+    assert summary.counts["picks for templates"] == 6
+    path = tmp_path / "to" / "10017" / "ground_truth" / "intermediate_data" / "empiar-10017_picks_for_templates.star"
+    block = starfile.read(path)["particles"]
+    assert block["rlnCoordinateY"].tolist() == [80, 87, 21, 90, 29, 19]
 
 
 def test_no_image_no_class_no_defocus(toy_project: Any, tmp_path: Path) -> None:

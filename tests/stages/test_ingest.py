@@ -66,6 +66,10 @@ def test_movies(tmp_path: Path) -> None:
     write_mrc(tmp_path / "data" / "gain.mrc", np.ones((16, 24), np.float32), 1.0)
     facts = Facts(
         title="test",
+        entry_id="10146",
+        source="EMPIAR-10146",
+        licence="CC0-1.0",
+        molecular_weight_kda=432,
         movies="../data/m*.tif",
         gain="../data/gain.mrc",
         pixel_size_angstrom=1.2,
@@ -74,9 +78,9 @@ def test_movies(tmp_path: Path) -> None:
         symmetry="O",
     )
     saved = ingest(root, facts)
-    assert saved.tables["entries"].to_dicts() == [
-        {"entry_id": "entry", "title": "test", "diameter_angstrom": 120, "symmetry": "O", "total_dose": 30}
-    ]
+    entry = {"entry_id": "10146", "title": "test", "source": "EMPIAR-10146", "licence": "CC0-1.0"}
+    entry |= {"molecular_weight_kda": 432, "diameter_angstrom": 120, "symmetry": "O", "total_dose": 30}
+    assert saved.tables["entries"].to_dicts() == [entry]
     exposures = saved.tables["exposures"]
     assert exposures["exposure_id"].to_list() == ["m01", "m2", "m10"]
     gain = exposures["gain_path"][1]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import polars as pl
 
-from vitreous.cli.options import choose_machine, machine_options, project_argument
+from vitreous.cli.options import choose_machine, description_options, machine_options, project_argument
 from vitreous.cli.projects import build_facts
 from vitreous.cli.watch import watch
 from vitreous.engine.project import create_project
@@ -123,7 +123,7 @@ def _make_recipe(adopt: dict[str, Any], *, is_pictures: bool, has_ctf: bool) -> 
 
 @click.command()
 @project_argument
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path), metavar="SOURCE")
 @click.option("--micrographs", metavar="GLOB", help="finished micrographs, in quotes; an entry of CryoPPP has its own")
 @click.option("--negatives", type=click.Path(path_type=Path), help="what is no particle, in the same formats")
 @click.option(
@@ -146,11 +146,11 @@ def _make_recipe(adopt: dict[str, Any], *, is_pictures: bool, has_ctf: bool) -> 
     "--diameter", "diameter_angstrom", type=float, metavar="A", help="particle diameter, Å; else as the picks say"
 )
 @click.option("--symmetry", metavar="G", help="point group, e.g. D2 [default: C1]")
-@click.option("--title", help="what the data set is")
+@description_options
 @machine_options
 def import_dataset(
     project: Path,
-    source: Path,
+    labels: Path,
     micrographs: str | None,
     negatives: Path | None,
     ctf: Path | None,
@@ -171,11 +171,11 @@ def import_dataset(
     """
     from vitreous.engine.run import run_recipe
 
-    found = _inspect(source)
+    found = _inspect(labels)
     pattern = micrographs or found.micrographs
     if pattern is None:
         raise SettingError(
-            f"{source}: these are picks alone; give their micrographs with --micrographs GLOB, in quotes"
+            f"{labels}: these are picks alone; give their micrographs with --micrographs GLOB, in quotes"
         )
     root = project.expanduser().absolute().resolve()
 
@@ -193,7 +193,7 @@ def import_dataset(
     }
     has_ctf = ctf is not None or bool(read_particles(found.positives)["defocus_u_angstrom"].count())
     facts = build_facts(
-        {"micrographs": pattern} | _read_facts(source) | {k: v for k, v in values.items() if v is not None}
+        {"micrographs": pattern} | _read_facts(labels) | {k: v for k, v in values.items() if v is not None}
     )
     created = create_project(root, facts, _make_recipe(adopt, is_pictures=found.is_pictures, has_ctf=has_ctf))
     with watch() as listener:

@@ -34,6 +34,7 @@ class DatasetRow(BaseModel):
     nx_px: int | None = Field(description="columns; null where they differ")
     ny_px: int | None
     pixel_size_angstrom: float | None
+    molecular_weight_kda: float | None
     size_gigabytes: float = Field(description="of the micrographs' files, 1e9 bytes")
     n_particles: int = Field(description="positives in accepted micrographs")
     n_negatives: int
@@ -83,6 +84,7 @@ def describe_tables(name: str, title: str, tables: Tables, root: Path) -> Datase
     nx, ny = _get_only(micrographs["nx_px"]), _get_only(micrographs["ny_px"])
     pixel = _get_only(micrographs["pixel_size_angstrom"].round(6))
     diameter = float(np.median(diameters)) if len(diameters) else None
+    weights = tables["entries"]["molecular_weight_kda"].drop_nulls() if "entries" in tables else pl.Series()
     paths = [root / path for path in micrographs["micrograph_path"]]
     resolution = tables["volumes"]["resolution_angstrom"].drop_nulls() if "volumes" in tables else pl.Series()
     return DatasetRow(
@@ -92,6 +94,7 @@ def describe_tables(name: str, title: str, tables: Tables, root: Path) -> Datase
         nx_px=None if nx is None else int(nx),
         ny_px=None if ny is None else int(ny),
         pixel_size_angstrom=pixel,
+        molecular_weight_kda=next(iter(weights), None),
         size_gigabytes=sum(path.stat().st_size for path in paths if path.is_file()) / 1e9,
         n_particles=positives.height,
         n_negatives=_get_labelled(tables, "negative").height,
@@ -148,6 +151,7 @@ def _show(rows: list[DatasetRow], console: Console) -> None:
         "image",
         "pixel",
         "diameter",
+        "weight",
         "particles",
         "each",
         "defocus",
@@ -167,6 +171,7 @@ def _show(rows: list[DatasetRow], console: Console) -> None:
             "several" if row.nx_px is None or row.ny_px is None else f"{row.nx_px}x{row.ny_px}",
             unit(row.pixel_size_angstrom, "{:.4g} Å"),
             unit(row.diameter_angstrom, "{:.0f} Å") + ("" if row.diameter_px is None else f", {row.diameter_px} px"),
+            unit(row.molecular_weight_kda, "{:.4g} kDa"),
             str(row.n_particles),
             f"{row.particles_per_micrograph:.1f}",
             "-" if low is None or high is None else f"{low / 1e4:.2f} to {high / 1e4:.2f} µm",

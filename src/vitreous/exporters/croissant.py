@@ -133,6 +133,7 @@ def describe_croissant(document: Mapping[str, Any], digests: Mapping[str, str], 
         "datePublished": document["written"],
         "citeAs": f"{document['title'] or document['entry_id']}, labelled with {document['written_by']}",
         "creator": {"@type": "sc:Organization", "name": "see dataset.json"},
+        **({"isBasedOn": document["source"]} if document["source"] else {}),
         "keywords": ["cryo-EM", "particle picking", "single-particle analysis"],
         "distribution": [_describe_file(name, digest) for name, digest in listed.items()],
         "recordSet": [

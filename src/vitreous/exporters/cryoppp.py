@@ -13,9 +13,11 @@ from vitreous.errors import ProjectError
 from vitreous.exporters.card import write_card
 from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset, merge_sizes
 from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
+from vitreous.exporters.provenance import read_runs
 from vitreous.exporters.release import copy_file, link_or_copy, open_release
 from vitreous.exporters.summary import ExportSummary
 from vitreous.io.atomic import open_for_replacement
+from vitreous.io.parquet import read_table
 from vitreous.io.star import write_star
 
 __all__ = ["LAYOUT", "export_cryoppp", "write_coordinate_files"]
@@ -72,6 +74,12 @@ _STAR_COLUMNS = {
 }
 
 
+def _name_entry(dataset: Dataset) -> str:
+    """Return what the files of all particles begin with; an entry that is named by a number is one of EMPIAR."""
+    name = str(dataset.entry["entry_id"])
+    return f"empiar-{name}" if name.isdecimal() else name
+
+
 def _write_csv(path: Path, frame: pl.DataFrame, columns: Mapping[str, pl.Expr]) -> None:
     with open_for_replacement(path) as temporary:
         frame.select(expression.alias(name) for name, expression in columns.items()).write_csv(temporary)
@@ -110,7 +118,7 @@ def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
     named = name_images(usable, _STACKS, _STACK_SUFFIX)
     excluded = dataset.negatives.with_columns(image_name=pl.lit(None, dtype=pl.String))
     for which, frame in (("selected", named), ("excluded", excluded)):
-        stem = f"{dataset.entry['entry_id']}_particles_{which}"
+        stem = f"{_name_entry(dataset)}_particles_{which}"
         block, gaps = tabulate(frame, _STAR_COLUMNS)
         warnings += [f"{stem}.star: {n} particles have no {label}" for label, n in gaps.items()]
         optics = tabulate_optics(dataset.micrographs, frame)
@@ -118,6 +126,22 @@ def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
         _write_csv(folder / f"{stem}.csv", frame, _ENTRY_COLUMNS)
     write_stacks(usable, dataset.root, folder.parent / _STACKS, _STACK_SUFFIX)
     return warnings
+
+
+def _write_intermediate(folder: Path, dataset: Dataset) -> int:
+    """Write the particles whose classes were the templates of the last picking with templates; return how many."""
+    picked = [run for run in read_runs(dataset.root) if run.params.get("method") == "template" and "classes" in run.inputs]
+    path = dataset.root / "runs" / picked[-1].inputs["classes"] / "particles.parquet" if picked else None
+    if path is None or not path.is_file():
+        return 0
+    places = dataset.micrographs.select("micrograph_id", "name", "ny_px", "group")
+    chosen = read_table(path, "particles").filter(pl.col("label") == "positive")
+    joined = chosen.join(places, on="micrograph_id", how="inner", maintain_order="left")
+    columns = {label: column for label, column in _STAR_COLUMNS.items() if label != "rlnImageName"}
+    block, _ = tabulate(joined, columns)
+    optics = tabulate_optics(dataset.micrographs)
+    write_star(folder / f"{_name_entry(dataset)}_picks_for_templates.star", {"optics": optics, "particles": block})
+    return joined.height
 
 
 def export_cryoppp(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> ExportSummary:
@@ -153,5 +177,7 @@ def export_cryoppp(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> 
         for gain in dataset.micrographs["gain_path"].drop_nulls().unique().sort():
             copy_file(root / gain, folder / "gain" / Path(gain).name)
         warnings += _write_labels(folder / "ground_truth", dataset)
+        if n_intermediate := _write_intermediate(folder / "ground_truth" / "intermediate_data", dataset):
+            counts["picks for templates"] = n_intermediate
         write_card(folder, dataset, LAYOUT, _COORDINATES, counts)
     return ExportSummary(counts, tuple(warnings))

@@ -19,7 +19,7 @@ _UNSAFE = re.compile(r"[\s#\"'@/\\]")
 """What breaks STAR files of other programs, or paths, when it is in a name."""
 
 _SAME_SIZE = 1.001
-_NO_ENTRY: dict[str, Any] = {"entry_id": "entry", "title": None, "symmetry": None}
+_NO_ENTRY: dict[str, Any] = dict.fromkeys(TABLES["entries"].schema) | {"entry_id": "entry"}
 _DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
 _OPTICS = ("voltage_kv", "cs_mm", "amplitude_contrast")
 _FROM_EXPOSURE = ("movie_path", "n_frames", "dose_per_frame", "pre_exposure", "gain_path")

@@ -28,7 +28,9 @@ def write_page(document: Mapping[str, Any]) -> str:
         "layout": document["layout"],
         "written by": document["written_by"],
         "written": document["written"],
+        "source": document["source"],
         "symmetry": document["symmetry"],
+        "molecular weight": _with_unit(document["molecular_weight_kda"], "kDa"),
         "pixel size": _with_unit(document["pixel_size_angstrom"], "Å"),
         "image size": f"{document['nx_px']} x {document['ny_px']} px"
         if document["nx_px"] and document["ny_px"]

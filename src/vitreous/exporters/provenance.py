@@ -9,7 +9,7 @@ from vitreous.errors import InputFileError
 from vitreous.model.documents import Decision
 from vitreous.model.provenance import RunRecord
 
-__all__ = ["describe_provenance"]
+__all__ = ["describe_provenance", "read_runs"]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,6 +39,17 @@ def _read(path: Path, model: type[T]) -> T:
         ) from error
 
 
+def read_runs(root: Path) -> list[RunRecord]:
+    """Return the records of the runs that were done in the project in `root`, in the order of their folders.
+
+    Raises
+    ------
+    InputFileError
+        If one cannot be read.
+    """
+    return [_read(path, RunRecord) for path in sorted((root / "runs").glob("*/run.json"))]
+
+
 def describe_provenance(root: Path) -> dict[str, Any]:
     """Return the runs that were done in the project in `root` (without what they say of the machine) and all decisions.
 
@@ -47,10 +58,9 @@ def describe_provenance(root: Path) -> dict[str, Any]:
     InputFileError
         If one cannot be read.
     """
-    runs = [_read(path, RunRecord) for path in sorted((root / "runs").glob("*/run.json"))]
     decisions = [_read(path, Decision) for path in sorted((root / "decisions").glob("*.json"))]
     decisions.sort(key=lambda decision: (decision.when, decision.decision_id))
     return {
-        "runs": [run.model_dump(mode="json", include=_OF_RUN) for run in runs],
+        "runs": [run.model_dump(mode="json", include=_OF_RUN) for run in read_runs(root)],
         "decisions": [decision.model_dump(mode="json") for decision in decisions],
     }

@@ -13,7 +13,7 @@ __all__ = ["SIDECAR", "describe_dataset"]
 SIDECAR = "dataset.json"
 
 _LICENCE = (
-    "This export states no licence. Say under which terms the labels may be used before you publish them; "
+    "This export states no licence. Say under which terms it may be used (`vitreous new --licence`) before you publish it; "
     "the micrographs stay under the terms of their source."
 )
 
@@ -55,7 +55,9 @@ def describe_dataset(
         "written_by": f"vitreous {__version__}",
         "entry_id": dataset.entry["entry_id"],
         "title": dataset.entry["title"],
+        "source": dataset.entry["source"],
         "symmetry": dataset.entry["symmetry"],
+        "molecular_weight_kda": dataset.entry["molecular_weight_kda"],
         "coordinates": dict(coordinates),
         "pixel_size_angstrom": _get_only(merge_sizes(micrographs["pixel_size_angstrom"])),
         "nx_px": _get_only(micrographs["nx_px"]),
@@ -69,6 +71,6 @@ def describe_dataset(
             .sort("reason")
             .rows()
         ),
-        "licence": _LICENCE,
+        "licence": dataset.entry["licence"] or _LICENCE,
         "micrographs": listed.to_dicts(),
     }

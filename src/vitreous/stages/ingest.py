@@ -36,7 +36,6 @@ from vitreous.stages.survey import Sample, Survey, choose_sample, read_survey
 
 __all__ = ["STAGE", "IngestParams"]
 
-ENTRY_ID = "entry"
 
 _FRAMES_FOR_GAIN = 40
 _FRAMES_FOR_COUNTS = 10
@@ -294,8 +293,11 @@ def _describe_size(row: dict[str, Any]) -> str:
 def _collect(inputs: Inputs, saved: Saved, params: IngestParams) -> Saved:
     facts, exposures = _get_facts(inputs), saved.tables["exposures"]
     entry = {
-        "entry_id": ENTRY_ID,
+        "entry_id": facts.entry_id,
         "title": facts.title or None,
+        "source": facts.source or None,
+        "licence": facts.licence or None,
+        "molecular_weight_kda": facts.molecular_weight_kda,
         "diameter_angstrom": facts.diameter_angstrom,
         "symmetry": facts.symmetry,
         "total_dose": facts.total_dose,
@@ -318,7 +320,7 @@ def _collect(inputs: Inputs, saved: Saved, params: IngestParams) -> Saved:
 
 STAGE: ItemStage[ExposureItem, IngestParams, _Exposure, _Row] = ItemStage(
     name="ingest",
-    version="2",
+    version="3",
     summary="Find the movies or micrographs, check each file and the gain reference, and note what the project says of them.",
     params=IngestParams,
     item=ExposureItem,
