@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from vitreous.exporters.cryoppp import export_cryoppp
 from vitreous.exporters.topaz import export_topaz
@@ -76,8 +77,15 @@ def test_provenance_and_page(release: Path) -> None:
     assert (run["stage"], run["stage_version"], run["params"]) == ("motion", "3", {"patches": 5})
     assert "host" not in run
     assert [decision["who"] for decision in document["provenance"]["decisions"]] == ["ada"]
+    assert document["software"]["torch"] == torch.__version__
     page = (release / "README.md").read_text()
-    for text in ("# Toy", "pixel size: 1.5 Å", "| 002-motion | motion 3 | 4 micrographs |", "Decisions by people: 1"):
+    for text in (
+        "# Toy",
+        f"polars {pl.__version__}",
+        "pixel size: 1.5 Å",
+        "| 002-motion | motion 3 | 4 micrographs |",
+        "Decisions by people: 1",
+    ):
         assert text in page
 
 

@@ -1,14 +1,16 @@
 """The card of a release: what it is, for machines (Croissant, JSON-LD) and for people, with checksums of every file."""
 
 import hashlib
+import platform
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from vitreous import __version__
 from vitreous.exporters.croissant import describe_croissant
 from vitreous.exporters.dataset import Dataset
 from vitreous.exporters.page import write_page
@@ -20,6 +22,9 @@ from vitreous.io.atomic import open_for_replacement, write_json, write_text
 __all__ = ["CHECKSUMS", "CROISSANT", "PAGE", "PARTICLES", "write_card"]
 
 CROISSANT, PAGE, CHECKSUMS, PARTICLES = "croissant.json", "README.md", "checksums.sha256", "particles.csv"
+
+_SOFTWARE = ("vitreous", "numpy", "polars", "scipy", "torch")
+"""What results depend on."""
 
 
 def _hash_file(path: Path) -> str:
@@ -83,7 +88,7 @@ def write_card(
     document["micrographs"] = [row | {"split": splits[row["name"]]} for row in document["micrographs"]]
     document |= {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": {"vitreous": __version__},
+        "software": {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE},
         "splits": _count_splits(particles, splits),
         "warnings": list(dataset.warnings),
         "provenance": describe_provenance(dataset.root),
@@ -93,7 +98,9 @@ def write_card(
     write_json(staging / SIDECAR, document)
     write_text(staging / PAGE, write_page(document))
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    digests = {path.relative_to(staging).as_posix(): _hash_file(path) for path in files}
+    with ThreadPoolExecutor() as pool:
+        hashed = pool.map(_hash_file, files)
+        digests = {path.relative_to(staging).as_posix(): digest for path, digest in zip(files, hashed, strict=True)}
     write_json(staging / CROISSANT, describe_croissant(document, digests, PARTICLES))
     digests[CROISSANT] = _hash_file(staging / CROISSANT)
     write_text(staging / CHECKSUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))

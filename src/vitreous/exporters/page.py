@@ -52,6 +52,7 @@ def write_page(document: Mapping[str, Any]) -> str:
         _list(document["negative_reasons"]) or "There are none.",
         "## How it was made",
         "\n".join(["| run | stage | made |", "|---|---|---|", *runs]) if runs else "No runs are recorded.",
+        "Software: " + ", ".join(f"{name} {version}" for name, version in document["software"].items()),
         f"Decisions by people: {len(provenance['decisions'])}, each in `dataset.json`.",
         "## Doubts",
         "\n".join(f"- {warning}" for warning in document["warnings"]) or "None.",
