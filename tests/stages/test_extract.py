@@ -1,13 +1,17 @@
 """The stage `extract`: what is cut out, at which pixel size, and into which half it goes."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import polars as pl
 import pytest
 
 from vitreous.errors import UserError
 from vitreous.io.mrc import read_mrc, write_mrc
+from vitreous.io.star import write_star
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
 from vitreous.stages.extract import STAGE, ExtractParams
@@ -160,3 +164,147 @@ def test_nothing_to_extract(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> 
     tables["particles"] = tables["particles"].with_columns(label=pl.lit("negative"))
     with pytest.raises(UserError, match="no positives"):
         STAGE.plan(Inputs(tables), ExtractParams(), Context(tmp_path))
+
+
+def find_centre_angstrom(image: np.ndarray, pixel: float) -> np.ndarray:
+    """Return where a bright particle lies off element N // 2, as (x, y), Å."""
+    offset = np.arange(len(image)) - len(image) // 2
+    # At an edge of the micrograph its mirror image is in the box too.
+    inside = np.hypot(offset[:, None], offset[None, :]) * pixel < 36
+    near = np.where(inside, np.clip(image.astype(np.float64) - 4.5, 0, None), 0)
+    return np.array([(near.sum(0) @ offset) / near.sum(), (near.sum(1) @ offset) / near.sum()]) * pixel
+
+
+def mispick(tables: dict[str, pl.DataFrame], offset: tuple[float, float]) -> dict[str, pl.DataFrame]:
+    """Move the picks off their particles, and say in the class columns what would centre their images."""
+    moved = tables["particles"].with_columns(
+        x_px=pl.col("x_px") + offset[0],
+        y_px=pl.col("y_px") + offset[1],
+        class_origin_x_angstrom=pl.lit(offset[0] * PIXEL),
+        class_origin_y_angstrom=pl.lit(offset[1] * PIXEL),
+        origin_x_angstrom=pl.lit(offset[0] * PIXEL + 1.5),
+        origin_y_angstrom=pl.lit(offset[1] * PIXEL),
+        class_psi_deg=pl.lit(33.0),
+    )
+    return tables | {"particles": moved}
+
+
+def test_second_extraction_centres_what_was_picked_off_its_particle(
+    tmp_path: Path, tables: dict[str, pl.DataFrame]
+) -> None:
+    offset = (3.3, -2.6)
+    before = run(tmp_path, mispick(tables, offset), ExtractParams(max_box_px=80)).tables["particles"].row(1, named=True)
+    image = read_mrc(tmp_path / before["stack_path"])[0][before["stack_index"]]
+    # An image is off by minus what has to be added to it.
+    np.testing.assert_allclose(find_centre_angstrom(image, PIXEL), [-6.6, 5.2], atol=0.4)
+    rows = run(tmp_path, mispick(tables, offset), ExtractParams(max_box_px=80, recentre=True)).tables["particles"]
+    positives = rows.filter(pl.col("label") == "positive")
+    for row in positives.head(4).iter_rows(named=True):
+        image = read_mrc(tmp_path / row["stack_path"])[0][row["stack_index"]]
+        np.testing.assert_allclose(find_centre_angstrom(image, PIXEL), 0, atol=0.4)
+    truth = tables["particles"].filter(pl.col("label") == "positive")
+    np.testing.assert_allclose(positives.select("x_px", "y_px"), truth.select("x_px", "y_px"), atol=1e-9)
+    # What is left of the shifts is none in the plane, and in space what the classes did not see. Angles stay.
+    np.testing.assert_allclose(positives["class_origin_x_angstrom"], 0, atol=1e-9)
+    np.testing.assert_allclose(positives["class_origin_y_angstrom"], 0, atol=1e-9)
+    np.testing.assert_allclose(positives["origin_x_angstrom"], 1.5)
+    np.testing.assert_allclose(positives["origin_y_angstrom"], 0, atol=1e-9)
+    assert set(positives["class_psi_deg"]) == {33.0}
+    # What is no particle is left where it is.
+    assert rows.row(2, named=True)["x_px"] == PLACES[2][0] + offset[0]
+    assert rows.row(2, named=True)["class_origin_x_angstrom"] == offset[0] * PIXEL
+
+
+def test_recentred_particles_stay_in_the_micrograph_and_get_the_defocus_of_their_new_place(
+    tmp_path: Path, tables: dict[str, pl.DataFrame]
+) -> None:
+    tables["micrographs"] = tables["micrographs"].with_columns(
+        defocus_surface=pl.lit('{"degree": 1, "coefficients_angstrom": [60.0, -30.0]}')
+    )
+    moved = tables["particles"].with_columns(
+        class_origin_x_angstrom=pl.when(pl.col("particle_id") == "m0_3").then(100.0).otherwise(-20.0),
+        class_origin_y_angstrom=pl.lit(0.0),
+    )
+    rows = run(tmp_path, tables | {"particles": moved}, ExtractParams(recentre=True)).tables["particles"]
+    assert rows["x_px"].to_list()[:4] == pytest.approx([110.0, 211.37, 300.5, 0.0])
+    assert rows["class_origin_x_angstrom"].to_list()[3] == pytest.approx(100 - 20.25 * PIXEL)
+    x, y = rows["x_px"].to_numpy(), rows["y_px"].to_numpy()
+    rise = 60 * ((x + 0.5) / 200 - 1) - 30 * ((y + 0.5) / 150 - 1)
+    np.testing.assert_allclose(rows["defocus_u_angstrom"].to_numpy()[:5], 1e4 + rise[:5])
+
+
+def test_of_two_picks_of_one_particle_the_better_stays(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    """Apart where they were picked, both moved to the particle between them by their class."""
+    first = tables["particles"].row(0, named=True)
+    pair = pl.DataFrame(
+        [
+            first | {"particle_id": "left", "x_px": 88.0, "ncc": 0.6, "class_origin_x_angstrom": -24.0},
+            first | {"particle_id": "right", "x_px": 110.0, "ncc": 0.7, "class_origin_x_angstrom": 20.0},
+        ],
+        schema=tables["particles"].schema,
+    ).with_columns(class_origin_y_angstrom=pl.lit(0.0))
+    particles = pl.concat([pair, tables["particles"].slice(1)])
+    apart = run(tmp_path, tables | {"particles": particles}, ExtractParams()).tables["particles"]
+    assert apart["label"].to_list()[:2] == ["positive", "positive"]
+    params = ExtractParams(recentre=True)
+    rows = run(tmp_path, tables | {"particles": particles}, params).tables["particles"]
+    assert rows["label"].to_list()[:2] == ["negative", "positive"]
+    assert rows["reason"].to_list()[:2] == ["duplicate", None]
+    assert rows["stack_path"].to_list()[0] is None
+    assert rows["x_px"].to_list()[1] == pytest.approx(100)
+    # A person's pick is better than any score.
+    by_hand = particles.with_columns(annotator=pl.when(pl.col("particle_id") == "left").then(pl.lit("ada")))
+    rows = run(tmp_path, tables | {"particles": by_hand}, params).tables["particles"]
+    assert rows["reason"].to_list()[:2] == [None, "duplicate"]
+    kept = run(tmp_path, tables | {"particles": particles}, ExtractParams(recentre=True, duplicate_fraction=0))
+    assert kept.tables["particles"]["label"].to_list()[:2] == ["positive", "positive"]
+
+
+def test_half_precision_is_the_same_image(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    stacks = []
+    for half in (False, True):
+        rows = run(tmp_path, tables, ExtractParams(float16=half)).tables["particles"]
+        with mrcfile.open(tmp_path / rows["stack_path"][0]) as mrc:
+            assert mrc.data.dtype == (np.float16 if half else np.float32)
+            assert mrc.is_image_stack()
+            stacks.append(mrc.data.astype(np.float32))
+    np.testing.assert_allclose(stacks[1], stacks[0], rtol=5e-4, atol=1e-4)
+
+
+def call_relion(folder: Path, *words: str) -> str:
+    program = shutil.which(words[0])
+    assert program is not None
+    return subprocess.run([program, *words[1:]], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.relion
+def test_relion_reads_the_stacks(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    rows = run(tmp_path, tables, ExtractParams()).tables["particles"].drop_nulls("stack_path")
+    folder = tmp_path / Path(rows["stack_path"][0]).parent
+    ours = np.concatenate([read_mrc(folder / name)[0] for name in ("m0.mrcs", "m1.mrcs")])
+    names = [f"{row['stack_index'] + 1:06d}@{Path(row['stack_path']).name}" for row in rows.iter_rows(named=True)]
+    optics = {
+        "rlnOpticsGroup": 1, "rlnOpticsGroupName": "g", "rlnImagePixelSize": float(rows["stack_pixel_size_angstrom"][0]),
+        "rlnImageSize": int(rows["box_px"][0]), "rlnImageDimensionality": 2, "rlnVoltage": 300.0,
+        "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1,
+    }  # fmt: skip
+    particles = pl.DataFrame({"rlnImageName": names, "rlnOpticsGroup": [1] * len(names)})
+    write_star(folder / "p.star", {"optics": pl.DataFrame([optics]), "particles": particles})
+    call_relion(folder, "relion_stack_create", "--i", "p.star", "--o", "joined")
+    np.testing.assert_array_equal(read_mrc(folder / "joined.mrcs")[0], ours)
+    said = call_relion(folder, "relion_image_handler", "--i", "m1.mrcs", "--stats").splitlines()[-5:]
+    for line, image in zip(said, ours[-5:], strict=True):
+        assert float(line.split("avg=")[1].split()[0]) == pytest.approx(image.mean(), abs=1e-4)
+        assert float(line.split("angpix =")[1]) == pytest.approx(rows["stack_pixel_size_angstrom"][0], rel=1e-4)
+    radius = 0.5 * 1.1 * DIAMETER / rows["stack_pixel_size_angstrom"][0]
+    words = f"--operate_on joined.mrcs --operate_out again.mrcs --norm --bg_radius {radius:.4f} --white_dust -1 --black_dust -1"
+    call_relion(folder, "relion_preprocess", *words.split())
+    # Normalising what is normalised changes next to nothing. RELION's circle has a whole number of pixels, which matters where the
+    # mirror image of a particle at an edge is outside of it.
+    inner = rows.select(pl.col("x_px").is_between(60, 340) & pl.col("y_px").is_between(60, 240)).to_series().to_numpy()
+    assert inner.sum() == 5
+    for one, other in zip(read_mrc(folder / "again.mrcs")[0][inner], ours[inner], strict=True):
+        slope, shift = np.polyfit(other.ravel(), one.ravel(), 1)
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.998
+        assert slope == pytest.approx(1, abs=0.05)
+        assert shift == pytest.approx(0, abs=0.05)

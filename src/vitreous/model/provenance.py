@@ -61,7 +61,10 @@ class Recipe(BaseModel):
 _MICROGRAPHS = tuple(RecipeStep(stage=name) for name in ("ingest", "motion", "ctf", "curate"))
 _BLOBS, _TEMPLATES = (RecipeStep(stage="pick", params={"method": method}) for method in ("blob", "template"))
 _JUDGE = tuple(RecipeStep(stage=name) for name in ("annotate", "review", "extract", "classify2d", "select2d"))
-_MAP = tuple(RecipeStep(stage=name) for name in ("extract", "reconstruct", "validate"))
+_MAP = (
+    RecipeStep(stage="extract", params={"recentre": True}),
+    *(RecipeStep(stage=name) for name in ("reconstruct", "validate")),
+)
 _BY_HAND = RecipeStep(stage="annotate", params={"min_micrographs": 20})
 
 RECIPES: Mapping[str, Recipe] = {

@@ -1,4 +1,8 @@
-"""Cut the positives out of the micrographs: centred, protein bright, normalised, reduced."""
+"""Cut the positives out of the micrographs: centred, protein bright, normalised, reduced.
+
+After 2D classification it does so again with `recentre`: particles then lie where their class says, and what turns out to be one
+particle picked twice is labelled.
+"""
 
 import hashlib
 import json
@@ -16,6 +20,7 @@ from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
 from vitreous.ops.ctf_surface import compute_surface
+from vitreous.ops.duplicates import find_duplicates
 from vitreous.ops.fourier import find_good_size
 
 __all__ = ["STAGE", "ExtractParams"]
@@ -31,6 +36,13 @@ class ExtractParams(StageParams):
     background_factor: float = Field(
         1.1, gt=0, description="diameter outside which is background, in particle diameters"
     )
+    recentre: bool = Field(
+        default=False, description="move particles to the centre that their 2D class found, and cut them out there"
+    )
+    duplicate_fraction: float = Field(
+        0.4, ge=0, le=1, description="of two particles nearer than this the worse is a duplicate, in particle diameters"
+    )
+    float16: bool = Field(default=False, description="write images in half precision (MRC mode 12)")
     seed: int = Field(0, ge=0, description="seed of the division into halves")
     keep_imported: bool = Field(
         default=False,
@@ -48,6 +60,7 @@ class MicrographItem(Item):
     xy_px: tuple[tuple[float, float], ...]
     box_px: int
     out_px: int
+    float16: bool
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,57 @@ def _choose_half(seed: int, particle_id: str) -> int:
     return 1 + hashlib.sha256(f"{seed}:{particle_id}".encode()).digest()[0] % 2
 
 
+def _recentre(particles: pl.DataFrame, micrographs: pl.DataFrame) -> pl.DataFrame:
+    """Move positives that have a class to its centre, never out of the micrograph; what is left of their shifts is 0.
+
+    The origin is what moves the image of the particle to the centre of its box, so that the particle lies at minus the origin.
+    """
+    columns = micrographs.select("micrograph_id", "nx_px", "ny_px", pixel="pixel_size_angstrom")
+    joined = particles.join(columns, on="micrograph_id", how="left", maintain_order="left")
+    moves = (pl.col("label") == "positive") & pl.col("class_origin_x_angstrom").is_not_null()
+    changes = []
+    for axis in ("x", "y"):
+        origin, place = pl.col(f"class_origin_{axis}_angstrom"), pl.col(f"{axis}_px")
+        moved = (place - origin / pl.col("pixel")).clip(0, pl.col(f"n{axis}_px") - 1)
+        shift = (place - moved) * pl.col("pixel")
+        changes.append(pl.when(moves).then(moved).otherwise(place).alias(f"{axis}_px"))
+        for name in (f"class_origin_{axis}_angstrom", f"origin_{axis}_angstrom"):
+            changes.append(pl.when(moves).then(pl.col(name) - shift).otherwise(pl.col(name)).alias(name))
+    return joined.with_columns(changes).drop("nx_px", "ny_px", "pixel")
+
+
+def _label_duplicates(particles: pl.DataFrame, micrographs: pl.DataFrame, fraction: float) -> pl.DataFrame:
+    """Label the worse of two positives that are too near. People's picks are better than any; then the correlation decides."""
+    pixels = dict(micrographs.select("micrograph_id", "pixel_size_angstrom").iter_rows())
+    by_people = pl.when(pl.col("annotator").is_not_null()).then(10.0).otherwise(0.0)
+    correlation = pl.coalesce("ncc_calibrated", "ncc", "class_probability").fill_null(-10.0)
+    positives = (
+        particles.with_row_index("row")
+        .filter(pl.col("label") == "positive")
+        .with_columns(score=by_people + correlation)
+    )
+    is_duplicate = np.zeros(particles.height, bool)
+    for (name,), group in positives.group_by("micrograph_id", maintain_order=True):
+        distance = fraction * float(group["diameter_angstrom"][0]) / pixels[name]
+        found = find_duplicates(group.select("x_px", "y_px").to_numpy(), group["score"].to_numpy(), distance)
+        is_duplicate[group["row"].to_numpy()[found]] = True
+    flag = pl.Series(is_duplicate)
+    return particles.with_columns(
+        label=pl.when(flag).then(pl.lit("negative")).otherwise("label"),
+        reason=pl.when(flag).then(pl.lit("duplicate")).otherwise("reason"),
+    )
+
+
+def _prepare(inputs: Inputs, params: ExtractParams) -> pl.DataFrame:
+    """Return the particles where they are to be cut out, duplicates labelled."""
+    particles = inputs["particles"]
+    if params.recentre:
+        particles = _recentre(particles, inputs["micrographs"])
+    return _label_duplicates(particles, inputs["micrographs"], params.duplicate_fraction)
+
+
 def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[MicrographItem]:
-    positives = inputs["particles"].filter(pl.col("label") == "positive")
+    positives = _prepare(inputs, params).filter(pl.col("label") == "positive")
     if positives.is_empty():
         raise UserError(
             "extract: there are no positives to extract; loosen the thresholds of review or check the picks"
@@ -84,6 +146,7 @@ def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[M
                 xy_px=tuple(group.select("x_px", "y_px").iter_rows()),
                 box_px=box,
                 out_px=min(box, params.max_box_px // 2 * 2),
+                float16=params.float16,
             )
         )
     return items
@@ -107,7 +170,7 @@ def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
 def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
     path = folder.path / "images" / f"{item.item_id}.mrcs"
     pixel = item.pixel_size_angstrom * item.box_px / item.out_px
-    write_mrc(path, boxes.cpu().numpy(), pixel)
+    write_mrc(path, boxes.cpu().numpy().astype(np.float16 if item.float16 else np.float32), pixel)
     rows = pl.DataFrame(
         {
             "particle_id": item.particle_ids,
@@ -148,11 +211,11 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
         "particle_id", "stack_path", "stack_index", "box_px", "stack_pixel_size_angstrom"
     )
     names = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg"]
-    own = inputs["particles"].select(*names, "half")
+    prepared = _prepare(inputs, params)
+    own = prepared.select(*names, "half")
     optics = inputs["micrographs"].select("micrograph_id", *names)
     particles = (
-        inputs["particles"]
-        .drop(*names, *(name for name in stacks.columns if name != "particle_id"))
+        prepared.drop(*names, *(name for name in stacks.columns if name != "particle_id"))
         .join(stacks, on="particle_id", how="left", maintain_order="left")
         .join(optics, on="micrograph_id", how="left", maintain_order="left")
         .with_columns(
@@ -172,7 +235,7 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
 
 STAGE = ItemStage(
     name="extract",
-    version="2",
+    version="3",
     summary="Cut the positives out of the micrographs, centred, protein bright and normalised.",
     params=ExtractParams,
     item=MicrographItem,
