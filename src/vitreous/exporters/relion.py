@@ -14,16 +14,19 @@ from vitreous.exporters.card import write_card
 from vitreous.exporters.dataset import Dataset, choose_usable, gather_dataset
 from vitreous.exporters.particles import StarColumn, name_images, tabulate, tabulate_optics, write_stacks
 from vitreous.exporters.release import copy_file, link_or_copy, open_release
+from vitreous.exporters.relion_classes import write_classes
 from vitreous.exporters.relion_motion import read_track, write_motion
 from vitreous.exporters.summary import ExportSummary
 from vitreous.io.mrc import read_mrc, read_mrc_header, write_mrc
 from vitreous.io.star import write_star
+from vitreous.model.tables import empty_table
 
 __all__ = ["LAYOUT", "export_relion"]
 
 LAYOUT = "relion"
 
 _MICROGRAPHS, _STACKS, _MOTION, _MAPS, _GAIN, _MOVIES = "Micrographs", "Particles", "motion", "maps", "Gain", "Movies"
+_CLASSES = "Class2D"
 _POOR_FIT_PX = 0.3
 _FLOAT16_MODE = 12
 _PICKS_SUFFIX = "_autopick.star"
@@ -228,6 +231,13 @@ def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> E
             "micrographs": dataset.micrographs.height,
             "positives": dataset.positives.height,
             "excluded particles": _write_excluded(staging, dataset),
+            "classes": write_classes(
+                staging / _CLASSES,
+                _CLASSES,
+                tables.get("classes", empty_table("classes")),
+                root,
+                staging / "particles.star",
+            ),
             "maps": _write_maps(staging, dataset),
         }
         write_card(staging, dataset, LAYOUT, _COORDINATES, counts)

@@ -29,6 +29,7 @@ _N_RANDOM = 4
 _LIMIT = 0.143
 _FEW_IMAGES = 200
 _SMOOTH_RINGS = 3
+_FIRST_RING = 3
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,13 @@ def measure_resolution(sums: HalfSums, halves: Tensor, mask: Tensor, seed: int =
     ssnr = _compute_ssnr(sums, halves, mask)
     few = (sums.n_images.sum(dim=0) < _FEW_IMAGES).tolist()
     least = 2 * _LIMIT / (1 - _LIMIT)
+    # What a plane taken from each image leaves of the first rings says nothing of detail.
+    trusted = torch.arange(correlation.shape[1], device=halves.device) >= _FIRST_RING
+    curves, ratios = torch.where(trusted, correlation, 1.0), torch.where(trusted, ssnr, 1.0)
     ring = torch.tensor(
         [
             find_resolution_ring(ratio, least) if is_small else find_resolution_ring(curve, _LIMIT)
-            for curve, ratio, is_small in zip(correlation, ssnr, few, strict=True)
+            for curve, ratio, is_small in zip(curves, ratios, few, strict=True)
         ],
         device=halves.device,
     )
