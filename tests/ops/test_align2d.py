@@ -69,7 +69,7 @@ def classify(
     truth: Truth, n_classes: int, seed: int = 0, n_iterations: int = 20, images: torch.Tensor | None = None
 ) -> Alignment:
     settings = ClassificationSettings(n_classes, n_iterations, 14.0, 3.0, 6, 17, seed)
-    return classify_images(truth.images if images is None else images, truth.ctf, truth.half, settings)
+    return classify_images(truth.images if images is None else images, truth.ctf.__getitem__, truth.half, settings)
 
 
 def measure_errors(result: Alignment, truth: Truth) -> tuple[float, float, float]:

@@ -267,7 +267,8 @@ class _Classifier:
         batch = self.take_batch(size)
         rest = max(0.0, 1 - iteration / max(1, _ANNEALED_PART * n_online))
         uncertainty = 1 + (settings.initial_uncertainty - 1) * rest
-        precision = self.passed / self.residual.clamp_min(1e-20) / (1 + (settings.annealing - 1) * rest)
+        heat = 1 + (settings.annealing - 1) * rest
+        precision = self.passed / self.residual.clamp_min(1e-20) / heat
         everywhere = online and iteration % _GLOBAL_EVERY == _GLOBAL_EVERY - 1
         lost = batch if everywhere else batch[~self.visited[batch]]
         if len(lost):
@@ -278,8 +279,12 @@ class _Classifier:
         if online and iteration:
             kept = 1 - max((iteration + 2) ** -_FORGETTING, len(batch) / n)
         self.update_noise(batch, new, precision, kept)
+        for sums in new:
+            # Annealing flattens the posterior, but the noise in the averages is what it is.
+            sums.signal *= heat
+            sums.power *= heat
         self.folds = blend_sums(self.folds, new, kept, (1 - kept) * n / len(batch))
-        self.model = self.maximiser.maximise(self.folds)
+        self.model = self.maximiser.maximise(self.folds, strict=not online)
         if iteration < n_online - 1:
             self.tidy(iteration)
         goal = self.model.find_reached_ring(_LEAST_SHARE)
@@ -309,11 +314,11 @@ class _Classifier:
             self.offset[self.visited] -= moved[self.visited]
             length = self.offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
             self.offset *= (self.settings.max_shift_px / length).clamp_max(1)
-            self.model = self.maximiser.maximise(self.folds)
+            self.model = self.maximiser.maximise(self.folds, strict=False)
         folds = split_largest(self.folds, self.model, self.generator)
         if folds is not self.folds:
             self.folds = folds
-            self.model = self.maximiser.maximise(folds)
+            self.model = self.maximiser.maximise(folds, strict=False)
 
 
 def classify_images(

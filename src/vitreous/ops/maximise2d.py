@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitreous.ops.average2d import find_resolution_ring
+from vitreous.ops.average2d import find_resolution_ring, make_soft_circle
 from vitreous.ops.harmonic2d import References, Sums
 from vitreous.ops.polar2d import (
     PolarGrid,
@@ -100,6 +100,7 @@ class Maximiser:
         self.grid, self.mask_radius_px, self.shared_ring = grid, mask_radius_px, shared_ring
         self.recentre_threshold = recentre_threshold
         self._operator = compute_mask_operator(grid, mask_radius_px, edge_px).flatten(0, 1)
+        self._mask_power = float(make_soft_circle(grid.n_px, mask_radius_px, edge_px).square().mean())
         self._ring_weight = compute_ring_weights(grid)[..., None, None]
 
     def apply_mask(self, values: Tensor) -> Tensor:
@@ -108,22 +109,30 @@ class Maximiser:
         masked = torch.bmm(self._operator, flat).reshape(*flat.shape[:2], -1, 2).permute(0, 2, 1, 3)
         return torch.view_as_complex(masked.contiguous()).reshape(values.shape)
 
-    def correlate(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the ring correlation `(K, R)` of averages, smoothed over three rings."""
+    def correlate(self, halves: list[Sums], strict: bool) -> Tensor:
+        """Return the ring correlation `(K, R)` of the averages of both halves, smoothed over three rings.
+
+        An average over many angles has little noise left but in the lowest harmonics, which would correlate by chance; if
+        `strict`, the power of each is taken to be no less than what the images' noise gives where they are aligned.
+        """
+        first, second = (self.apply_mask(_divide(half)) for half in halves)
 
         def ring_sum(one: Tensor, two: Tensor) -> Tensor:
             return (self._ring_weight * (one.real * two.real + one.imag * two.imag)).sum(dim=(0, 1))
 
-        raw = ring_sum(first, second) / (ring_sum(first, first) * ring_sum(second, second)).clamp_min(1e-30).sqrt()
+        cross = ring_sum(first, second)
+        power = (ring_sum(first, first) * ring_sum(second, second)).sqrt()
+        noise = strict * self._mask_power / (halves[0].power * halves[1].power).sqrt().clamp_min(1e-12)
+        raw = cross / torch.maximum(power, cross.abs() + noise).clamp_min(1e-30)
         padded = torch.nn.functional.pad(raw[:, None], (1, 1), mode="replicate")[:, 0]
         return 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
 
-    def maximise(self, folds: list[Sums]) -> Model:
-        """Return the model of the sums of all folds."""
+    def maximise(self, folds: list[Sums], strict: bool) -> Model:
+        """Return the model of the sums of all folds; `strict` as of `correlate`."""
         n_half = len(folds) // 2
         halves = [_total(folds[:n_half]), _total(folds[n_half:])]
         whole = _total(halves)
-        correlation = self.correlate(*(self.apply_mask(_divide(half)) for half in halves))
+        correlation = self.correlate(halves, strict)
         own_gain = correlation.clamp(0, 0.999)
         full_gain = 2 * own_gain / (1 + own_gain)
         # The lowest rings are kept in any case, or a weak class would vanish.
