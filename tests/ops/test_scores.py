@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitreous.ops.scores import calibrate_scores, find_power_limit, split_scores
+from vitreous.ops.scores import calibrate_scores, find_power_limits, split_scores
 
 
 def draw(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +98,30 @@ def test_no_trend_can_be_known(change: str) -> None:
     np.testing.assert_array_equal(calibrate_scores(values, group, reference, defocus), values)
 
 
-def test_power_limit_is_robust_deviations_above_the_median() -> None:
+@pytest.mark.parametrize("n", [600, 6000])
+def test_overlapping_populations_are_parted_where_they_are_equally_likely(n: int) -> None:
+    """Noise maxima and faint particles: one mode only, deviations 0.03 about 0.08 (two thirds) and 0.16."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        noise, particles = rng.normal(0.08, 0.03, 2 * n // 3), rng.normal(0.16, 0.03, n // 3)
+        split = split_scores(np.concatenate([noise, particles]))
+        # Where 2 exp(-(t - 0.08)^2 / 2s^2) = exp(-(t - 0.16)^2 / 2s^2).
+        assert split.threshold == pytest.approx(0.12 + 0.03**2 * np.log(2) / 0.08, abs=0.7 / np.sqrt(n))
+        assert split.separation == pytest.approx(2.7, abs=0.9)
+
+
+def test_power_limits_are_robust_deviations_from_the_median() -> None:
     power = np.random.default_rng(0).normal(0.1, 0.2, 20_001)
-    power[:100] = 50
-    assert find_power_limit(power, 5, 0.25) == pytest.approx(0.1 + 5 * 0.2, abs=0.03)
-    assert find_power_limit(np.full(9, 0.1), 5, 0.25) == pytest.approx(0.35)
+    limits = find_power_limits(power, 5, 0.25)
+    assert limits.least == pytest.approx(0.1 - 5 * 0.2, abs=0.03)
+    assert limits.most == pytest.approx(0.1 + 5 * 0.2, abs=0.03)
+    assert find_power_limits(np.full(9, 0.1), 5, 0.25) == pytest.approx((-0.15, 0.35))
+
+
+def test_power_is_limited_where_junk_begins() -> None:
+    rng = np.random.default_rng(0)
+    particles, junk = rng.normal(0.1, 0.05, 4000), rng.normal(0.45, 0.12, 300)
+    limits = find_power_limits(np.concatenate([particles, junk]), 5, 0.25)
+    assert (particles > limits.most).mean() < 0.005
+    assert (junk > limits.most).mean() > 0.9
+    assert limits.most < 0.1 + 0.25

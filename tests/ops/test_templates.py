@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_image, rotate_and_resample
+from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window, rotate_and_resample
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 31)])
@@ -56,11 +56,11 @@ def test_disc_is_round_about_the_first_element_and_soft() -> None:
 
 def test_radial_image_interpolates_a_profile() -> None:
     profile = torch.tensor([0.0, 1.0, 4.0, 2.0])
-    image = make_radial_image((16, 18), profile, 2.0)
-    assert image[0, 0].item() == 0
-    np.testing.assert_allclose(image[0, 1:5], [0.5, 1.0, 2.5, 4.0], atol=1e-5)
-    assert image[3, 4].item() == pytest.approx(3.0, abs=1e-5)
-    assert image[8, 9].item() == pytest.approx(2.0, abs=0.01)
+    image = make_radial_window(19, profile, 2.0)
+    assert image[9, 9].item() == 0
+    np.testing.assert_allclose(image[9, 10:14], [0.5, 1.0, 2.5, 4.0], atol=1e-5)
+    assert image[12, 13].item() == pytest.approx(3.0, abs=1e-5)
+    assert image[0, 18].item() == pytest.approx(2.0, abs=0.01)
 
 
 def make_spot(n: int, x: float, y: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.pickers.matched import MatchSettings, match_templates
+from vitreous.pickers.matched import MatchSettings, compute_window_size, match_templates
 
 
 def make_template(shape: tuple[int, int], angle_deg: float) -> torch.Tensor:
@@ -25,6 +25,8 @@ SETTINGS = MatchSettings(100.0, 0.75, 0.2)
 
 def match(image: torch.Tensor, settings: MatchSettings = SETTINGS) -> Any:
     bars = torch.stack([make_template(SHAPE, float(angle)) for angle in ANGLES])
+    half = compute_window_size(settings, PIXELS) // 2
+    bars = torch.roll(bars, (half, half), (1, 2))[:, : 2 * half + 1, : 2 * half + 1]
     spot = bars.amin(0, keepdim=True).square().neg()
     return match_templates(image, PIXELS, 2.0, [(spot, torch.zeros(1)), (bars, ANGLES)], settings)
 

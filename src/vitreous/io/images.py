@@ -12,13 +12,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitreous.errors import InputFileError
+from vitreous.io.atomic import open_for_replacement
 from vitreous.io.compressed import COMPRESSED_SUFFIXES
 from vitreous.io.dm import open_dm
 from vitreous.io.eer import EerRendering, open_eer
 from vitreous.io.mrc import read_mrc, read_mrc_header
 from vitreous.io.tiff import read_tiff, read_tiff_header
 
-__all__ = ["ImageFormat", "ImageInfo", "find_format", "find_stem", "probe_image", "read_micrograph"]
+__all__ = [
+    "ImageFormat",
+    "ImageInfo",
+    "find_format",
+    "find_stem",
+    "probe_image",
+    "read_micrograph",
+    "read_picture",
+    "write_picture",
+]
 
 ImageFormat = Literal["MRC", "TIFF", "EER", "DM", "picture"]
 
@@ -132,7 +142,14 @@ def probe_image(path: Path, rendering: EerRendering | None = None) -> ImageInfo:
     return ImageInfo(nx, ny, n_frames, pixel_size if known else None, exposure_used)
 
 
-def _read_picture(path: Path) -> NDArray[Any]:
+def read_picture(path: Path) -> NDArray[Any]:
+    """Read a PNG or JPEG picture `(ny, nx)`, row 0 at the top, in its own type.
+
+    Raises
+    ------
+    InputFileError
+        If it cannot be read or is in colour.
+    """
     with _open_picture(path) as image:
         if image.mode in {"1", "L", "I", "I;16", "I;16B", "F"}:
             return np.asarray(image if image.mode != "1" else image.convert("L"))
@@ -170,5 +187,11 @@ def read_micrograph(path: Path) -> tuple[NDArray[np.float32], float | None]:
         case "EER":
             array = next(open_eer(path).iterate([0]))
         case "picture":
-            array = _read_picture(path)
+            array = read_picture(path)
     return np.ascontiguousarray(array.reshape(info.ny_px, info.nx_px), dtype=np.float32), info.pixel_size_angstrom
+
+
+def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an 8-bit image `(ny, nx)` as PNG, atomically; row 0 is at the top."""
+    with open_for_replacement(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", optimize=True)

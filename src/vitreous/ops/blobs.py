@@ -22,6 +22,7 @@ MASK_FRACTION = 0.7
 """Radius of the mask of a matched filter, in diameters: the particle and a ring of what is around it."""
 
 _CLIP_SIGMA = 6.0
+_LEAST_PLACES = 15
 
 
 def _reduce(
@@ -72,8 +73,9 @@ def resample_for_picking(
 def score_diameters(image: Tensor, pixel_size_angstrom: float, diameters_angstrom: Sequence[float]) -> Tensor:
     """Return how much more clearly dark discs of each diameter stand out of a micrograph than bright ones, `(n,)`.
 
-    Noise and ice are bright as often as dark, at any length; particles are dark. The measure is the mean correlation with dark
-    discs at the best places (as many as would cover a tenth of the image) less that with bright discs at their best places.
+    Noise and ice are bright as often as dark, at any length; particles are dark, and many. The measure is the median correlation
+    with dark discs at the best places (as many as would cover a tenth of the image; where that is few, more, so that some lumps
+    of ice are not the half of them) less that with bright discs at their best places.
     """
     shape = (image.shape[0], image.shape[1])
     spectrum = rfft2(image - image.mean())
@@ -85,9 +87,10 @@ def score_diameters(image: Tensor, pixel_size_angstrom: float, diameters_angstro
         disc = -make_disc(size, diameter / 2 / pixel, device=small.device)
         mask = make_disc(size, MASK_FRACTION * diameter / pixel, device=small.device)
         correlation = compute_local_correlation(small, disc[None], mask)[0][0]
-        n_best = max(5, int(0.1 * small.numel() * (pixel / diameter) ** 2))
+        room = small.numel() * (pixel / diameter) ** 2
+        n_best = max(5, int(0.1 * room), int(min(_LEAST_PLACES, 0.3 * room)))
         dark, bright = (
-            signed[elements[:, 0], elements[:, 1]].mean() if len(elements) else signed.new_zeros(())
+            signed[elements[:, 0], elements[:, 1]].median() if len(elements) else signed.new_zeros(())
             for signed in (correlation, -correlation)
             for elements in (find_peaks(signed, 0.8 * diameter / pixel, -1.0, n_best)[1],)
         )

@@ -1,12 +1,13 @@
 """Thresholds that the scores themselves suggest, and scores made comparable between micrographs."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde, theilslopes
 
-__all__ = ["Split", "calibrate_scores", "find_power_limit", "split_scores"]
+__all__ = ["PowerLimits", "Split", "calibrate_scores", "find_power_limits", "split_scores"]
 
 Values = NDArray[np.float64]
 
@@ -15,6 +16,11 @@ _SIGNAL_SHARE = 0.1
 
 _SIGNIFICANCE = 2.0
 """How many standard errors of the density a valley is deep."""
+
+_EM_ROUNDS = 200
+_LEAST_SURE = 5
+_LEAST_GAIN = 10.0
+"""Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
 _BANDWIDTH, _N_DENSITY, _N_TREND = 0.15, 20_000, 1_000
 
@@ -43,12 +49,75 @@ def _find_valley(density: Values, error: Values) -> tuple[int, int | None]:
     return int(density.argmax()), None
 
 
+@dataclass(frozen=True)
+class _Mixture:
+    """Two normal distributions, the one with the lower mean first."""
+
+    mean: Values
+    variance: Values
+    weight: Values
+    gain: float
+    """Bayesian information criterion of one normal distribution less that of the two."""
+
+    def compute_upper_share(self, values: Values) -> Values:
+        """Return the probability that each value belongs to the upper distribution."""
+        logs = (
+            np.log(self.weight) - 0.5 * np.log(self.variance) - 0.5 * (values[:, None] - self.mean) ** 2 / self.variance
+        )
+        return np.asarray(1 / (1 + np.exp(np.clip(logs[:, 0] - logs[:, 1], -500, 500))))
+
+
+def _fit_mixture(values: Values, start: float) -> _Mixture:
+    """Fit two normal distributions by expectation maximisation, from the values parted at `start`."""
+    upper = (values >= start).astype(np.float64)
+    least = 1e-6 * values.var() + 1e-30
+    for _ in range(_EM_ROUNDS):
+        shares = np.stack([1 - upper, upper])
+        weight = np.maximum(shares.mean(axis=1), 1e-12)
+        mean = shares @ values / (weight * len(values))
+        variance = np.array([share @ (values - m) ** 2 for share, m in zip(shares, mean, strict=True)])
+        variance = np.maximum(variance / (weight * len(values)), least)
+        mixture = _Mixture(mean, variance, weight, 0.0)
+        before, upper = upper, mixture.compute_upper_share(values)
+        if np.abs(upper - before).max() < 1e-4:
+            break
+    density = (weight / np.sqrt(2 * np.pi * variance) * np.exp(-0.5 * (values[:, None] - mean) ** 2 / variance)).sum(
+        axis=1
+    )
+    two = np.log(np.maximum(density, 1e-300)).sum()
+    one = -0.5 * len(values) * (np.log(2 * np.pi * values.var()) + 1)
+    gain = float(2 * (two - one) - 3 * np.log(len(values)))
+    order = np.argsort(mean)
+    return _Mixture(mean[order], variance[order], weight[order], gain)
+
+
+def _find_otsu(values: Values) -> float:
+    """Return the threshold with the largest variance between the two sides (Otsu 1979)."""
+    levels = np.quantile(values, np.linspace(0.05, 0.95, 91))
+    below = np.array([(values < level).mean() for level in levels])
+    total = np.array([values[values < level].sum() / len(values) for level in levels])
+    between = (values.mean() * below - total) ** 2 / np.maximum(below * (1 - below), 1e-12)
+    return float(levels[int(between.argmax())])
+
+
+def _split_overlapping(values: Values) -> Split | None:
+    """Part two populations that overlap where both are equally likely; None where one explains the values as well."""
+    mixture = _fit_mixture(values, _find_otsu(values))
+    low, high = mixture.mean
+    if mixture.gain < _LEAST_GAIN or mixture.weight.min() < _SIGNAL_SHARE / 2:
+        return None
+    levels = np.linspace(low, high, 1000)
+    threshold = float(levels[int(np.abs(mixture.compute_upper_share(levels) - 0.5).argmin())])
+    return Split(threshold, float((high - low) / np.sqrt(mixture.variance.mean())))
+
+
 def split_scores(values: Values) -> Split:
-    """Part scores of noise from scores of particles: at the valley left of the particles' mode.
+    """Part scores of noise from scores of particles: at the valley left of the particles' mode, else between two that overlap.
 
     Particles are the highest mode of the smoothed density that is not negligible and that a significant valley parts from a mode
-    below it, which is noise. Where there is one mode only, it is taken for particles, what lies three deviations (of its upper
-    half, which no noise reaches) below it for noise, and the separation is 0.
+    below it, which is noise. Where there is one mode only, two normal distributions are fitted, and the threshold is where both
+    are as likely. Where one distribution explains the values as well, it is taken for particles, what lies three deviations (of
+    its upper half, which no noise reaches) below it for noise, and the separation is 0.
 
     Raises
     ------
@@ -66,6 +135,9 @@ def split_scores(values: Values) -> Split:
     error = np.sqrt(density / (2 * np.sqrt(np.pi) * len(sample) * width))
     top, valley = _find_valley(density, error)
     if valley is None:
+        overlapping = _split_overlapping(sample)
+        if overlapping is not None:
+            return overlapping
         upper = values[values >= grid[top]]
         return Split(float(grid[top] - 3 * np.sqrt(np.mean((upper - grid[top]) ** 2))), 0.0)
     threshold = float(grid[valley])
@@ -110,8 +182,39 @@ def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArra
     return calibrated
 
 
-def find_power_limit(power: Values, n_sigma: float, least: float) -> float:
-    """Return the power above which a particle is too strong to be one: robust deviations above the median, `least` at least."""
+class PowerLimits(NamedTuple):
+    """Local power below which there is too little for a particle, and above which too much."""
+
+    least: float
+    most: float
+
+
+def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimits:
+    """Return the limits of the power of particles.
+
+    Particles have one normal distribution. What is above it (ice, clumps) has another: where two are significantly better, the
+    upper limit is where a candidate is as likely to be one as the other, though never nearer than half of `n_sigma`.
+
+    Parameters
+    ----------
+    power
+        Of candidates that look like particles, log10.
+    n_sigma
+        Robust deviations from the median that are too far in any case.
+    margin
+        Distance from the median that is not too far, where there is no second distribution.
+    """
     median = float(np.median(power))
-    sigma = 1.4826 * float(np.median(np.abs(power - median)))
-    return median + max(n_sigma * sigma, least)
+    # Junk is above: what is below the median tells the particles' own spread.
+    below = power[power <= median]
+    sigma = 1.4826 * float(np.median(median - below))
+    reach = max(n_sigma * sigma, margin)
+    most = median + reach
+    sure = power > median + n_sigma * sigma
+    if sigma > 0 and sure.sum() >= _LEAST_SURE:
+        mixture = _fit_mixture(power, median + n_sigma * sigma)
+        levels = np.linspace(median + 0.5 * n_sigma * sigma, median + reach, 500)
+        junk = mixture.compute_upper_share(levels) >= 0.5
+        if mixture.gain >= _LEAST_GAIN and junk.any():
+            most = float(levels[int(junk.argmax())])
+    return PowerLimits(median - reach, most)

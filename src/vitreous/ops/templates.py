@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from vitreous.ops.fourier import irfft2, rfft2
 
-__all__ = ["compute_local_correlation", "make_disc", "make_radial_image", "rotate_and_resample"]
+__all__ = ["compute_local_correlation", "make_disc", "make_radial_window", "rotate_and_resample"]
 
 _LEAST_DEVIATION = 0.01
 """Of the whole image's, for the local deviation: where the image is flat, rounding errors would correlate with anything."""
@@ -27,9 +27,10 @@ def make_disc(
     return disc
 
 
-def make_radial_image(shape: tuple[int, int], profile: Tensor, step_px: float) -> Tensor:
-    """Return a periodic image around element (0, 0) with the values of `profile` at radii 0, step, 2 step, ...; then its last."""
-    position = (_compute_radius(shape, profile.device) / step_px).clamp_max(len(profile) - 1.001)
+def make_radial_window(size_px: int, profile: Tensor, step_px: float) -> Tensor:
+    """Return a round image `(n, n)`, n = `size_px`, centred at n // 2, from its profile at radii 0, step, ...; then its last."""
+    offset = (torch.arange(size_px, device=profile.device) - size_px // 2).square()
+    position = (torch.sqrt((offset[:, None] + offset[None, :]).float()) / step_px).clamp_max(len(profile) - 1.001)
     below = position.long()
     part = position - below
     return profile[below] * (1 - part) + profile[below + 1] * part

@@ -15,8 +15,8 @@ from vitreous.ops.blobs import (
     score_diameters,
 )
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_image
-from vitreous.pickers.matched import Candidates, MatchSettings, match_templates
+from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window
+from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
 
 __all__ = ["PICKING_SAMPLES", "estimate_diameter", "learn_profile", "pick_blobs", "reduce_micrograph"]
 
@@ -88,5 +88,5 @@ def pick_blobs(image: Tensor, pixel_size_angstrom: float, profile: Tensor, setti
     """Find what looks like the learned radial profile."""
     small, pixels = reduce_micrograph(image, pixel_size_angstrom, settings.diameter_angstrom)
     step = settings.diameter_angstrom / PICKING_SAMPLES / float(pixels.mean())
-    template = make_radial_image((small.shape[0], small.shape[1]), profile.to(small.device), step)
+    template = make_radial_window(compute_window_size(settings, pixels), profile.to(small.device), step)
     return match_templates(small, pixels, pixel_size_angstrom, [(template[None], torch.zeros(1))], settings)

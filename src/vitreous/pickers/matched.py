@@ -1,5 +1,6 @@
 """What all pickers that compare with templates share: from score maps to candidates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from vitreous.ops.blobs import MASK_FRACTION
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.templates import compute_local_correlation, make_disc
+from vitreous.ops.template_bank import correlate_bank, make_bank
 
-__all__ = ["Candidates", "MatchSettings", "match_templates"]
+__all__ = ["Candidates", "MatchSettings", "compute_window_size", "match_templates"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Candidates:
     power: NDArray[np.float64]
     template: NDArray[np.int64]
     psi_deg: NDArray[np.float64]
+
+
+def compute_window_size(settings: MatchSettings, pixels_angstrom: Tensor) -> int:
+    """Return the odd side, in pixels of the reduced micrograph, of a window that holds the mask of the matched filter."""
+    return 2 * math.ceil(MASK_FRACTION * settings.diameter_angstrom / float(pixels_angstrom.mean())) + 1
 
 
 def match_templates(
@@ -56,24 +62,22 @@ def match_templates(
     full_pixel_angstrom
         Of the full micrograph.
     banks
-        For each template its rotated versions, `(m, ny, nx)`, periodic around element (0, 0), and their angles in degrees `(m,)`.
+        For each template its rotated versions, `(m, w, w)`, w as `compute_window_size` says, centred at w // 2, and their angles
+        in degrees `(m,)`.
     settings
         How candidates are told apart.
     """
     pixel = float(pixels_angstrom.mean())
-    mask = make_disc(
-        (image.shape[0], image.shape[1]), MASK_FRACTION * settings.diameter_angstrom / pixel, device=image.device
-    )
-    best = torch.full_like(image, -2.0)
-    which, psi = torch.zeros_like(image, dtype=torch.long), torch.zeros_like(image)
-    deviation = image
-    for number, (templates, angles) in enumerate(banks):
-        for template, angle in zip(templates, angles, strict=True):
-            correlation, deviation = compute_local_correlation(image, template[None], mask)
-            better = correlation[0] > best
-            best = torch.where(better, correlation[0], best)
-            which[better] = number
-            psi[better] = angle
+    size = compute_window_size(settings, pixels_angstrom)
+    offset = torch.arange(size, device=image.device) - size // 2
+    distance = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float())
+    mask = (MASK_FRACTION * settings.diameter_angstrom / pixel - distance + 0.5).clamp(0, 1)
+    bank = make_bank(torch.cat([windows for windows, _ in banks]), mask)
+    found = correlate_bank(image, bank, settings.min_score)
+    numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
+    which = numbers.to(image.device)[found.which]
+    psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
+    best, deviation = found.score, found.deviation
     relative = deviation / deviation.median()
     best = best * relative.clamp_max(1.0)
     xy, elements = find_peaks(

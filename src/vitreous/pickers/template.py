@@ -1,6 +1,5 @@
 """Pick with class averages as templates: turned, seen through the micrograph's CTF, at the resolution of picking."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,15 +7,18 @@ from torch import Tensor
 
 from vitreous.model.optics import Optics
 from vitreous.ops.ctf import compute_ctf_2d
-from vitreous.ops.fourier import compute_frequency_2d, irfft2, rfft2
+from vitreous.ops.fourier import compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.templates import rotate_and_resample
-from vitreous.pickers.blob import PICKING_SAMPLES, reduce_micrograph
-from vitreous.pickers.matched import Candidates, MatchSettings, match_templates
+from vitreous.pickers.blob import reduce_micrograph
+from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
 
 __all__ = ["Defocus", "TemplateSet", "pick_templates"]
 
 _ROUND_FRACTION = 0.1
 """A template with less than this share of its variance off its rotational mean is not turned."""
+
+
+_BOX_WINDOWS = 2
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,15 @@ def _is_round(image: Tensor) -> bool:
     return float((turned - mean).square().mean()) < _ROUND_FRACTION * float(mean.square().mean())
 
 
-def _make_bank(
-    image: Tensor, scale: float, size_px: int, angle_step_deg: float, shape: tuple[int, int], ctf: Tensor | None
+def _make_windows(
+    image: Tensor, scale: float, box_px: int, angle_step_deg: float, window_px: int, ctf: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     angles = torch.zeros(1) if _is_round(image) else torch.arange(0, 360, angle_step_deg)
-    turned = rotate_and_resample(image[None], angles.to(image.device), scale, size_px)[0]
-    padded = torch.zeros(len(turned), *shape, device=image.device)
-    padded[:, :size_px, :size_px] = turned
-    padded = torch.roll(padded, (-(size_px // 2), -(size_px // 2)), dims=(-2, -1))
+    turned = rotate_and_resample(image[None], angles.to(image.device), scale, box_px)[0]
     # Class averages show protein bright; in the micrograph it is dark, which the sign of the CTF says.
-    seen = -padded if ctf is None else irfft2(rfft2(padded) * ctf, shape)
-    return seen, angles
+    seen = -turned if ctf is None else irfft2(rfft2(turned) * ctf, (box_px, box_px))
+    first = box_px // 2 - window_px // 2
+    return seen[:, first : first + window_px, first : first + window_px], angles
 
 
 def pick_templates(
@@ -75,11 +75,13 @@ def pick_templates(
 ) -> Candidates:
     """Find what looks like one of the class averages, in any orientation in the plane."""
     small, pixels = reduce_micrograph(image, optics.pixel_size_angstrom, settings.diameter_angstrom)
-    shape, pixel = (small.shape[0], small.shape[1]), float(pixels.mean())
+    pixel, window = float(pixels.mean()), compute_window_size(settings, pixels)
+    # Room for the ripples that defocus makes, without which they would wrap round into the window.
+    box = find_good_size(_BOX_WINDOWS * window)
     ctf = None
     if defocus is not None:
         ctf = compute_ctf_2d(
-            shape,
+            (box, box),
             pixel,
             defocus.u_angstrom,
             defocus.v_angstrom,
@@ -91,7 +93,6 @@ def pick_templates(
             device=small.device,
         )
     scale = pixel / templates.pixel_size_angstrom
-    size = min(2 * math.floor(templates.images.shape[-1] / scale / 2), *shape, 3 * PICKING_SAMPLES)
     smooth = _low_pass(templates.images.to(small.device), 0.45 / max(scale, 0.9))
-    banks = [_make_bank(average, scale, size, angle_step_deg, shape, ctf) for average in smooth]
+    banks = [_make_windows(average, scale, box, angle_step_deg, window, ctf) for average in smooth]
     return match_templates(small, pixels, optics.pixel_size_angstrom, banks, settings)

@@ -11,16 +11,18 @@ from pydantic import Field
 from torch import Tensor
 
 from vitreous.errors import UserError
+from vitreous.io.images import write_picture
 from vitreous.io.mrc import read_mrc
 from vitreous.model.optics import Optics
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
+from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
 from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
 
 __all__ = ["STAGE", "PickParams"]
 
-_N_SAMPLE = 6
+_N_SAMPLE, _LEAST_BEST = 6, 5
 _LEAST_PX, _LARGEST_FRACTION = 10, 0.2
 
 
@@ -36,6 +38,9 @@ class PickParams(StageParams):
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
     min_score: float = Field(0.0, ge=-1, le=1, description="correlation below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
+    find_junk: bool = Field(
+        True, description="whether carbon, ice and clumps are looked for, and what lies in them told"
+    )
     max_templates: int = Field(10, ge=1, description="classes used as templates, the largest first")
     min_diameter_angstrom: float = Field(50.0, gt=0, description="least diameter that is estimated, Å")
     max_diameter_angstrom: float = Field(500.0, gt=0, description="greatest diameter that is estimated, Å")
@@ -148,7 +153,22 @@ def _load(item: MicrographItem, params: PickParams, context: Context) -> _Loaded
     return _Loaded(item, _read_image(item.micrograph_path, context), templates)
 
 
-def _compute(loaded: _Loaded, params: PickParams) -> Candidates:
+@dataclass(frozen=True)
+class _Found:
+    candidates: Candidates
+    junk: JunkMask | None
+
+
+def _compute(loaded: _Loaded, params: PickParams) -> _Found:
+    candidates = _match(loaded, params)
+    if not params.find_junk:
+        return _Found(candidates, None)
+    best = candidates.xy_px[: max(_LEAST_BEST, len(candidates.ncc) // 4)]
+    item = loaded.item
+    return _Found(candidates, find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best))
+
+
+def _match(loaded: _Loaded, params: PickParams) -> Candidates:
     item = loaded.item
     settings = MatchSettings(item.diameter_angstrom, params.min_distance_fraction, params.min_score)
     if loaded.templates is None:
@@ -157,8 +177,15 @@ def _compute(loaded: _Loaded, params: PickParams) -> Candidates:
     return pick_templates(loaded.image, item.optics, defocus, loaded.templates, settings, params.angle_step_deg)
 
 
-def _save(found: Candidates, item: MicrographItem, folder: RunFolder) -> Saved:
+def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
+    found = result.candidates
     n = len(found.ncc)
+    junk, junk_path = pl.Series([None] * n, dtype=pl.String), None
+    if result.junk is not None and result.junk.kinds.any():
+        path = folder.path / "junk" / f"{item.item_id}.png"
+        write_picture(path, result.junk.kinds)
+        junk_path = folder.relative(path)
+        junk = pl.Series(look_up_junk(result.junk, found.xy_px)).replace("", None)
     numbers = np.array(item.class_numbers or (0,))
     particles = pl.DataFrame(
         {
@@ -172,6 +199,8 @@ def _save(found: Candidates, item: MicrographItem, folder: RunFolder) -> Saved:
             "power": found.power,
             "template": numbers[found.template] if item.class_stack else pl.Series([None] * n, dtype=pl.Int64),
             "pick_psi_deg": found.psi_deg if item.class_stack else pl.Series([None] * n, dtype=pl.Float64),
+            "junk": junk,
+            "junk_path": pl.Series([junk_path] * n, dtype=pl.String),
             "label": ["candidate"] * n,
         }
     )
@@ -192,7 +221,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="2",
+    version="3",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,

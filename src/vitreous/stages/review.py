@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vitreous.errors import SettingError, UserError
+from vitreous.io.atomic import write_json
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
-from vitreous.ops.scores import calibrate_scores, find_power_limit, split_scores
+from vitreous.ops.scores import calibrate_scores, find_power_limits, split_scores
 
 __all__ = ["STAGE", "ReviewParams"]
 
 _CLEARLY_APART = 2.0
+_LEAST_SCORES = 4
 
 
 class ReviewParams(StageParams):
     """Choices of method."""
 
     min_ncc: float | None = Field(None, description="least calibrated correlation; null: where the scores part")
-    max_power: float | None = Field(None, description="greatest calibrated local power; null: from the spread")
-    power_sigma: float = Field(5.0, gt=0, description="robust deviations above the median that are too strong")
+    min_power: float | None = Field(None, description="least calibrated local power; null: from the spread")
+    max_power: float | None = Field(None, description="greatest calibrated local power; null: where junk begins")
+    power_sigma: float = Field(5.0, gt=0, description="robust deviations from the median that are too far")
     min_power_margin: float = Field(
-        0.25, ge=0, description="power above the median that is never too strong, log10 units"
+        0.25, ge=0, description="distance from the median power that is not too far where no junk is seen, log10 units"
     )
 
 
@@ -41,6 +44,8 @@ class _Loaded:
     group: NDArray[np.int64]
     defocus: NDArray[np.float64]
     crosses_edge: NDArray[np.bool_]
+    junk: NDArray[np.str_]
+    """What the candidate lies in, empty where in no junk."""
     thresholds: dict[str, float]
 
 
@@ -50,6 +55,8 @@ class _Judged:
     power: NDArray[np.float64]
     reason: NDArray[np.str_]
     """Empty where the candidate is positive."""
+    cuts: dict[str, dict[str, float | int | bool | None]]
+    """For each cut its limit, whether a person gave it, and what it removes alone and after those before it."""
     warnings: tuple[str, ...]
 
 
@@ -84,6 +91,7 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
         power=joined["power"].fill_null(float("nan")).to_numpy().astype(np.float64),
         group=joined["group"].to_numpy().astype(np.int64),
         defocus=micrographs["defocus"].cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64),
+        junk=joined["junk"].fill_null("").to_numpy().astype("U16"),
         crosses_edge=joined.select(crosses.alias("edge"))["edge"].to_numpy().astype(bool),
         thresholds=_read_thresholds(inputs.decisions),
     )
@@ -93,31 +101,59 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
     warnings: list[str] = []
     split = None
     scored = np.isfinite(loaded.ncc)
-    if len(np.unique(loaded.ncc[scored])) >= 4:
-        split = split_scores(loaded.ncc[scored])
-    reference = loaded.ncc >= (split.threshold if split else -1.0)
+    inside = loaded.junk != ""
+    plain = scored & ~inside
+    if len(np.unique(loaded.ncc[plain])) < _LEAST_SCORES:
+        plain = scored
+    if len(np.unique(loaded.ncc[plain])) >= _LEAST_SCORES:
+        split = split_scores(loaded.ncc[plain])
+    reference = plain & (loaded.ncc >= (split.threshold if split else -1.0))
     ncc = calibrate_scores(loaded.ncc, loaded.group, reference, loaded.defocus)
     power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
-    least = loaded.thresholds.get("ncc_calibrated", params.min_ncc)
-    if least is None and split is not None:
-        split = split_scores(ncc[scored])
-        least = split.threshold
+    limits = {
+        "min_ncc": loaded.thresholds.get("ncc_calibrated", params.min_ncc),
+        "min_power": loaded.thresholds.get("power_calibrated_min", params.min_power),
+        "max_power": loaded.thresholds.get("power_calibrated", params.max_power),
+    }
+    given = [name for name, limit in limits.items() if limit is not None]
+    if limits["min_ncc"] is None and split is not None:
+        split = split_scores(ncc[plain])
+        limits["min_ncc"] = split.threshold
         if split.separation < _CLEARLY_APART:
             warnings.append(
                 f"the correlations do not part clearly into noise and particles (separation {split.separation:.1f}); "
-                f"the threshold {least:.2f} is a guess"
+                f"the threshold {split.threshold:.2f} is a guess"
             )
-    good = ~scored | (ncc >= (-np.inf if least is None else least))
-    most = loaded.thresholds.get("power_calibrated", params.max_power)
-    measured = good & np.isfinite(power)
-    if most is None and measured.any():
-        most = find_power_limit(power[measured], params.power_sigma, params.min_power_margin)
+    good = ~scored | (ncc >= (-np.inf if limits["min_ncc"] is None else limits["min_ncc"]))
+    measured = good & np.isfinite(power) & ~inside
+    if measured.any():
+        found = find_power_limits(power[measured], params.power_sigma, params.min_power_margin)
+        for name, limit in (("min_power", found.least), ("max_power", found.most)):
+            if limits[name] is None:
+                limits[name] = limit
+    cuts = {
+        "min_ncc": ~good,
+        "min_power": np.zeros(len(ncc), bool) if limits["min_power"] is None else power < limits["min_power"],
+        "max_power": np.zeros(len(ncc), bool) if limits["max_power"] is None else power > limits["max_power"],
+        "junk": inside,
+        "border": loaded.crosses_edge,
+    }
+    # The later a reason, the more it says.
     reason = np.full(len(ncc), "", dtype="U16")
-    reason[~good] = "score"
-    if most is not None:
-        reason[power > most] = "ice"
-    reason[loaded.crosses_edge & (reason == "")] = "border"
-    return _Judged(ncc, power, reason, tuple(warnings))
+    reason[cuts["border"]] = "border"
+    reason[cuts["min_ncc"] | cuts["min_power"]] = "score"
+    reason[cuts["max_power"]] = "ice"
+    reason[inside] = loaded.junk[inside]
+    removed, left = {}, np.ones(len(ncc), bool)
+    for name, cut in cuts.items():
+        removed[name] = {
+            "limit": limits.get(name),
+            "given": name in given,
+            "alone": int(cut.sum()),
+            "in_turn": int((cut & left).sum()),
+        }
+        left &= ~cut
+    return _Judged(ncc, power, reason, removed, tuple(warnings))
 
 
 def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFolder) -> Saved:
@@ -129,19 +165,22 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
         reason,
     )
     verdict = pl.col("particle_id").replace_strict(verdicts, default=None, return_dtype=pl.String)
-    rejected = (verdict == "reject").fill_null(value=False)
-    accepted = (verdict == "accept").fill_null(value=False)
+    # What people marked or refused before is not for scores to judge.
+    refused, marked = (pl.col("reason") == "expert").fill_null(value=False), pl.col("annotator").is_not_null()
+    rejected = (verdict == "reject").fill_null(value=False) | (refused & (verdict != "accept").fill_null(value=True))
+    accepted = ((verdict == "accept").fill_null(value=False) | marked) & ~rejected
     negative = (rejected | (pl.col("new_reason") != "")) & ~accepted
     particles = particles.with_columns(
         label=pl.when(negative).then(pl.lit("negative")).otherwise(pl.lit("positive")),
         reason=pl.when(rejected).then(pl.lit("expert")).when(negative).then(pl.col("new_reason")),
     ).drop("new_reason")
+    write_json(folder.path / "cuts.json", result.cuts)
     return Saved({"particles": particles}, result.warnings)
 
 
 STAGE = DatasetStage(
     name="review",
-    version="2",
+    version="3",
     summary="Label candidates positive or negative by correlation and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),

@@ -1,0 +1,191 @@
+"""Where a micrograph shows what is no particle: carbon, ice, clumps. From the image itself, without training."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["JUNK_KINDS", "JunkMask", "find_junk", "look_up_junk"]
+
+JUNK_KINDS = ("", "carbon", "ice", "aggregate")
+"""What the values of a mask mean."""
+
+Floats = NDArray[np.float64]
+
+_SAMPLES = 10
+"""Pixels of the mask across a particle."""
+_WINDOW = 0.5
+"""Standard deviation, in diameters, of the Gaussian that local means and deviations are taken under."""
+_FINE, _PARTICLE, _COARSE = (0.04, 0.09), (0.12, 0.35), (0.4, 1.0)
+"""Bands: differences of two Gaussians of these standard deviations, in diameters."""
+_COARSE_LIMIT, _PARTICLE_LIMIT = 1.1, 0.5
+"""Natural logarithm of local deviation over that of ice and particles, above which something else is there."""
+_LEAST_COARSE, _LEAST_CLUMP, _LEAST_DARK, _LEAST_ALONE = 1.2, 1.5, 1.5, 6.0
+"""Least areas of regions, in squares of the diameter; the last for edges and what is dark where the best candidates do not
+vary more than the rest of the micrograph: then it is not known how much particles vary, a few of them in empty ice would stand
+out, and clumps are not looked for."""
+_KNOWN_MARGIN = 0.05
+_DARK_LIMIT, _EDGE_LEVEL, _EDGE_SHARE = 3.0, 0.6, 0.5
+"""A dark region is junk where its edge is steep: so many fine deviations below the ice, with this share of its outline at a
+coarse deviation above this level. Thickness of ice that changes gently has no such edge."""
+_REFERENCE_PERCENT = 25.0
+"""Of the deviations at the best candidates: three quarters of them may be junk before what they suggest is wrong."""
+_CARBON_AREA = 6.0
+_SHARP_WINDOW = 0.2
+"""Standard deviation, in diameters, of the Gaussian under which the outline of a dark region is drawn."""
+_SLIVER = 0.15
+"""Half the width, in diameters, of what is too narrow to be anything."""
+_CORE_DEPTH, _CORE_REACH = 0.3, 1.0
+"""What is nearly as coarse as the coarsest place within this many diameters is the core of an edge; the rest is its blur."""
+_TREND_ROUNDS, _TREND_SHARE = 20, 0.5
+
+
+class JunkMask(NamedTuple):
+    """Regions in a micrograph."""
+
+    kinds: NDArray[np.uint8]
+    """Index in `JUNK_KINDS` for every pixel of the reduced micrograph, `(my, mx)`, which covers all of the micrograph."""
+    scale_yx: tuple[float, float]
+    """Size of a mask pixel in pixels of the micrograph."""
+
+
+def _reduce(image: Tensor, pixels: float) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Return the image with about every `pixels` pixels averaged to one, and the exact numbers along y and x."""
+    ny, nx = image.shape
+    size = [max(1, round(n / max(1.0, pixels))) for n in (ny, nx)]
+    # A Fourier transform would make an edge where a gradient of the ice wraps round.
+    small = functional.adaptive_avg_pool2d((image - image.mean())[None, None], size)[0, 0]
+    return small.cpu().numpy(), (ny / size[0], nx / size[1])
+
+
+def _place(xy_px: Floats, scale: tuple[float, float], shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Return the row and the column of the reduced image that hold positions `(n, 2)` as (x, y)."""
+    return tuple(
+        np.clip(np.floor((xy_px[:, 1 - axis] + 0.5) / scale[axis]).astype(np.int64), 0, shape[axis] - 1)
+        for axis in (0, 1)
+    )
+
+
+def _measure_deviation(
+    image: NDArray[np.float32], band: tuple[float, float], diameter_px: float
+) -> NDArray[np.float32]:
+    """Return the natural logarithm of the local standard deviation of a band."""
+    fine, coarse = (scipy.ndimage.gaussian_filter(image, sigma * diameter_px) for sigma in band)
+    power = scipy.ndimage.gaussian_filter((fine - coarse) ** 2, _WINDOW * diameter_px)
+    return np.asarray(0.5 * np.log(np.maximum(power, 1e-20)), dtype=np.float32)
+
+
+def _fit_trend(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the plane through most of the values (least trimmed squares, started at their mode)."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij")
+    terms = np.stack([np.ones_like(x), y, x], axis=-1).reshape(-1, 3)[::4]
+    flat = values.ravel()[::4].astype(np.float64)
+    n_kept = round(_TREND_SHARE * len(flat))
+    order = np.sort(flat)
+    first = int(np.argmin(order[n_kept - 1 :] - order[: len(order) - n_kept + 1]))
+    plane = np.array([order[first : first + n_kept].mean(), 0.0, 0.0])
+    for _ in range(_TREND_ROUNDS):
+        near = np.argpartition(np.abs(flat - terms @ plane), n_kept - 1)[:n_kept]
+        plane = np.linalg.lstsq(terms[near], flat[near], rcond=None)[0]
+    return np.asarray(plane[0] + plane[1] * y + plane[2] * x, dtype=np.float32)
+
+
+def _find_regions(inside: NDArray[np.bool_], least_px: float) -> list[NDArray[np.bool_]]:
+    """Return connected regions with an area of at least `least_px`."""
+    labels, n = scipy.ndimage.label(inside)
+    areas = np.bincount(labels.ravel(), minlength=n + 1)
+    return [labels == number for number in range(1, n + 1) if areas[number] >= least_px]
+
+
+def _keep_touching(inside: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected regions that hold a seed."""
+    labels, n = scipy.ndimage.label(inside)
+    seeded = np.zeros(n + 1, bool)
+    seeded[labels[seeds]] = True
+    seeded[0] = False
+    return np.asarray(seeded[labels])
+
+
+def _has_steep_edge(region: NDArray[np.bool_], coarse: NDArray[np.float32]) -> bool:
+    inner = scipy.ndimage.binary_erosion(region, border_value=1)
+    outline = region & ~inner
+    return bool(outline.any() and (coarse[outline] > _EDGE_LEVEL).mean() >= _EDGE_SHARE)
+
+
+def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float, particles_px: Floats) -> JunkMask:
+    """Find what cannot be ice with particles.
+
+    Three signs are used, each measured under a window about as large as a particle: variations much coarser than a particle
+    (edges of carbon and of crystals, lumps of ice); absorption, where its edge is steep (their interiors, in which nothing
+    varies); and, over areas larger than a particle, more contrast at a particle's own detail than particles have (clumps).
+    "More" is always relative to ice and to particles in the same micrograph, whichever varies more, so that particles in an
+    otherwise empty field are no junk.
+
+    Parameters
+    ----------
+    image
+        Micrograph `(ny, nx)`, protein dark.
+    pixel_size_angstrom, diameter_angstrom
+        Of the micrograph and of the particle.
+    particles_px
+        Where particles probably are: the best candidates, `(n, 2)` as (x, y); junk among them does no harm while it is rare.
+
+    Returns
+    -------
+    JunkMask
+        Zero where there is nothing to object to.
+    """
+    small, scale = _reduce(image.float(), diameter_angstrom / _SAMPLES / pixel_size_angstrom)
+    diameter = diameter_angstrom / pixel_size_angstrom / float(np.sqrt(scale[0] * scale[1]))
+    kinds = np.zeros(small.shape, np.uint8)
+    if small.std() == 0 or min(small.shape) < 2 * diameter:
+        return JunkMask(kinds, scale)
+    row, column = _place(particles_px, scale, small.shape)
+
+    def measure(band: tuple[float, float]) -> tuple[NDArray[np.float32], bool]:
+        """Return the deviation over what is usual, and whether particles set what is usual."""
+        deviation = _measure_deviation(small, band, diameter)
+        usual = float(np.median(deviation))
+        particles = float(np.percentile(deviation[row, column], _REFERENCE_PERCENT)) if len(row) else usual
+        return deviation - max(usual, particles), particles > usual + _KNOWN_MARGIN
+
+    (coarse, _), (particle, known) = measure(_COARSE), measure(_PARTICLE)
+    grain = float(np.exp(np.median(_measure_deviation(small, _FINE, diameter))))
+    smooth = scipy.ndimage.gaussian_filter(small, _WINDOW * diameter)
+    trend = _fit_trend(smooth)
+    mean = (smooth - trend) / grain
+    area = diameter**2
+    absorbing = np.zeros(small.shape, bool)
+    for region in _find_regions(mean < -_DARK_LIMIT, (_LEAST_DARK if known else _LEAST_ALONE) * area):
+        if _has_steep_edge(region, coarse):
+            absorbing |= region
+    edges = np.zeros(small.shape, bool)
+    for region in _find_regions(coarse > _COARSE_LIMIT, (_LEAST_COARSE if known else _LEAST_ALONE) * area):
+        edges |= region
+    kernel = 2 * round(_CORE_REACH * diameter) + 1
+    core = edges & (coarse > scipy.ndimage.maximum_filter(coarse, kernel) - _CORE_DEPTH)
+    sharp = scipy.ndimage.gaussian_filter(small, _SHARP_WINDOW * diameter) - trend
+    shadow = (edges | absorbing) & (sharp < -_DARK_LIMIT * grain)
+    both = scipy.ndimage.binary_fill_holes(
+        _keep_touching(core | shadow, core | scipy.ndimage.binary_erosion(absorbing))
+    )
+    both = scipy.ndimage.binary_opening(both, iterations=max(1, round(_SLIVER * diameter)))
+    # The window spreads the strong detail of an edge over what is beside it, which is no clump.
+    blur = scipy.ndimage.binary_dilation(edges | both, iterations=round(_WINDOW * diameter))
+    clumps = _find_regions((particle > _PARTICLE_LIMIT) & ~blur, _LEAST_CLUMP * area) if known else []
+    for region in clumps:
+        kinds[region] = JUNK_KINDS.index("aggregate")
+    for region in _find_regions(both, 0):
+        at_border = region[0].any() or region[-1].any() or region[:, 0].any() or region[:, -1].any()
+        film = at_border and (region & absorbing).sum() > _CARBON_AREA * area
+        kinds[region] = JUNK_KINDS.index("carbon" if film else "ice")
+    return JunkMask(kinds, scale)
+
+
+def look_up_junk(mask: JunkMask, xy_px: Floats) -> NDArray[np.str_]:
+    """Return what positions `(n, 2)` as (x, y) in the micrograph lie in, empty where in no junk."""
+    kinds: NDArray[np.str_] = np.array(JUNK_KINDS)[mask.kinds[_place(xy_px, mask.scale_yx, mask.kinds.shape)]]
+    return kinds

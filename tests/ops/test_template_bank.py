@@ -1,0 +1,82 @@
+"""The best of many templates, against every template at every pixel in float64."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from vitreous.ops.peaks import find_peaks
+from vitreous.ops.template_bank import correlate_bank, make_bank
+from vitreous.ops.templates import rotate_and_resample
+
+SHAPE, SIZE = (84, 98), 15
+
+
+def make_case(n_images: int, n_angles: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return an image with turned templates in it, the templates and their mask."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:31, :31] - 15
+    images = []
+    for _ in range(n_images):
+        dots = rng.uniform(-5, 5, (6, 2))
+        images.append(sum(np.exp(-((x - dx) ** 2 + (y - dy) ** 2) / (2 * 1.8**2)) for dx, dy in dots))
+    windows = rotate_and_resample(
+        torch.from_numpy(np.stack(images)).float(), torch.arange(n_angles) * 360.0 / n_angles, 1.0, SIZE
+    ).reshape(-1, SIZE, SIZE)
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    mask = torch.from_numpy(np.clip(7.2 - np.hypot(y, x), 0, 1)).float()
+    image = torch.from_numpy(rng.normal(0, 0.7, SHAPE)).float() + 3
+    for number, (row, column) in enumerate([(10, 10), (37, 22), (60, 71), (15, 64), (70, 20)]):
+        window = windows[number * 7 % len(windows)]
+        image[row - 7 : row + 8, column - 7 : column + 8] += 2 * window * mask
+    return image, windows, mask
+
+
+def correlate_directly(image: torch.Tensor, windows: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """Return all correlations `(n, ny, nx)`, one place at a time."""
+    weight = mask.double().numpy()
+    half = SIZE // 2
+    places = sliding_window_view(np.pad(image.double().numpy(), half, mode="wrap"), (SIZE, SIZE))
+    mean = (places * weight).sum((-2, -1)) / weight.sum()
+    variance = (places**2 * weight).sum((-2, -1)) / weight.sum() - mean**2
+    templates = windows.double().numpy() * weight
+    templates -= templates.sum((-2, -1), keepdims=True) / weight.sum() * weight
+    templates /= np.sqrt((templates**2).sum((-2, -1), keepdims=True))
+    return np.einsum("yxab,nab->nyx", places, templates) / np.sqrt(weight.sum() * variance)
+
+
+@pytest.mark.parametrize(("n_images", "n_angles"), [(1, 1), (3, 8)])
+def test_few_templates_are_exact_everywhere(n_images: int, n_angles: int) -> None:
+    image, windows, mask = make_case(n_images, n_angles)
+    expected = correlate_directly(image, windows, mask)
+    found = correlate_bank(image, make_bank(windows, mask), 0.0)
+    np.testing.assert_allclose(found.score, expected.max(axis=0), atol=1e-4)
+    assert (found.which.numpy() == expected.argmax(axis=0)).mean() > 0.999
+
+
+@pytest.mark.parametrize("shape", [(84, 98), (80, 96), (82, 100)])
+def test_many_templates_keep_their_peaks(shape: tuple[int, int]) -> None:
+    image, windows, mask = make_case(5, 36)
+    image = image[: shape[0], : min(shape[1], SHAPE[1])]
+    if shape[1] > image.shape[1]:
+        image = torch.cat([image, image[:, : shape[1] - image.shape[1]]], dim=1)
+    bank = make_bank(windows, mask)
+    assert len(bank.basis) < len(windows) / 2
+    expected = correlate_directly(image, windows, mask)
+    found = correlate_bank(image, bank, 0.3)
+    known = found.score.numpy() > -1
+    np.testing.assert_allclose(found.score.numpy()[known], expected.max(axis=0)[known], atol=0.01)
+    _, peaks = find_peaks(torch.from_numpy(expected.max(axis=0)), 8.0, 0.6)
+    assert len(peaks) >= 5
+    for row, column in peaks:
+        assert known[row, column]
+        assert found.score[row, column] > expected[:, row, column].max() - 0.01
+        assert expected[int(found.which[row, column]), row, column] > expected[:, row, column].max() - 0.02
+
+
+def test_what_cannot_be_done_is_refused() -> None:
+    image, windows, mask = make_case(1, 2)
+    with pytest.raises(ValueError, match="odd size"):
+        make_bank(windows[:, :14, :14], mask[:14, :14])
+    with pytest.raises(ValueError, match="even sides"):
+        correlate_bank(image[:83], make_bank(windows, mask), 0.0)
