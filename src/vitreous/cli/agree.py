@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from vitreous.cli.classes import (
+    ClassComparison,
+    compare_classifications,
+    describe_comparison,
+    is_classification,
+    read_classification,
+)
 from vitreous.cli.compare import check_names, parse_named
+from vitreous.cli.options import image_size_option, json_option, radius_options
 from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement, write_json
@@ -76,6 +84,9 @@ class Agreement(BaseModel):
         description="at each radius: common marks of all pairs over all marks of all pairs"
     )
     pairs: tuple[PairAtRadius, ...]
+    classes: tuple[ClassComparison, ...] = Field(
+        (), description="2D classes of each two annotators that are projects with classes"
+    )
 
 
 @dataclass(frozen=True)
@@ -255,14 +266,14 @@ def _show(result: Agreement, console: Console) -> None:
         rates.add_row(one.name, str(one.n_marks), number(one.sensitivity), number(one.false_discovery))
     console.print(rates)
     sets = ", ".join(f"{name} {count}" for name, count in result.consensus.items())
+    for found in result.classes:
+        console.print(describe_comparison(found), markup=False, highlight=False)
     console.print(f"consensus within {result.radius_px:g} px: {sets}; about {result.n_expected:.0f} particles in all")
 
 
 @click.command()
 @click.argument("annotators", nargs=-1, required=True, metavar="NAME=MARKS...")
-@click.option("--diameter", type=click.FloatRange(0, min_open=True), metavar="PX", help="particle diameter, px")
-@click.option("--radius-fraction", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
-@click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="PX", help="radius of one site, px")
+@radius_options
 @click.option(
     "--at",
     "factors",
@@ -271,12 +282,12 @@ def _show(result: Agreement, console: Console) -> None:
     metavar="F,F,...",
     help="radii at which pairs are compared, in diameters (twice --radius)",
 )
-@click.option("--image-size", type=(float, float), metavar="NX NY", help="columns and rows of the micrographs")
+@image_size_option
 @click.option("--y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
 @click.option(
     "--to", type=click.Path(path_type=Path), metavar="DIR", help="write consensus sets, disagreements, figure"
 )
-@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
+@json_option
 def agree(
     annotators: tuple[str, ...],
     diameter: float | None,
@@ -309,6 +320,13 @@ def agree(
     frames, _ = read_sources([Source(path, y_origin) for _, path in named], image_size)
     unit = diameter if diameter is not None else 2 * radius_px
     measured = measure_agreement(names, frames, radius_px, [unit * step for step in steps])
+    sorted_ones = [
+        read_classification(name, path)
+        for name, path in named
+        if (path / "project.toml").is_file() and is_classification(path)
+    ]
+    compared = tuple(compare_classifications(*pair, to) for pair in itertools.combinations(sorted_ones, 2))
+    measured = replace(measured, agreement=measured.agreement.model_copy(update={"classes": compared}))
     if to is not None:
         _write(to, measured)
     if not measured.agreement.rates_are_determined:

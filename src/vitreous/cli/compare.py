@@ -1,5 +1,6 @@
-"""`vitreous compare`: several pickers against the same labels."""
+"""`vitreous compare`: several pickers against the same labels, or two classifications with each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -7,7 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from vitreous.cli.classes import (
+    LEAST_CORRELATION,
+    compare_classifications,
+    describe_comparison,
+    read_classification,
+)
 from vitreous.cli.evaluate import Evaluation, score
+from vitreous.cli.options import image_size_option, json_option, scoring_options
 from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
 from vitreous.datasets.overlap import Overlap, find_overlap
 from vitreous.engine.project import open_project
@@ -68,6 +76,14 @@ def check_names(names: list[str]) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise SettingError(f"{min(twice)!r} names two sets of picks; give each a name of its own, as NAME=PATH")
+
+
+def _compare_classes(named: Sequence[tuple[str, Path]], to: Path | None, least: float, *, as_json: bool) -> None:
+    if len(named) != 2:
+        raise SettingError(f"compare --classes: give two classifications, as NAME=PATH; found {len(named)}")
+    one, other = (read_classification(name, path) for name, path in named)
+    found = compare_classifications(one, other, to, least)
+    click.echo(found.model_dump_json(indent=1) if as_json else describe_comparison(found))
 
 
 def _find_resolution(path: Path) -> float | None:
@@ -134,20 +150,28 @@ def _write_plot(path: Path, result: Comparison, radius_px: float) -> None:
 
 @click.command()
 @click.argument("pickers", nargs=-1, required=True, metavar="NAME=PICKS...")
-@click.option("--truth", required=True, type=click.Path(path_type=Path), help="labels: file, folder or project")
-@click.option("--diameter", type=click.FloatRange(0, min_open=True), metavar="PX", help="particle diameter, px")
-@click.option("--radius-fraction", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
-@click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="PX", help="matching radius, px")
-@click.option("--border", type=click.FloatRange(0), default=0.0, metavar="PX", help="leave out what is near the edge")
-@click.option("--image-size", type=(float, float), metavar="NX NY", help="columns and rows of the micrographs")
-@click.option("--picks-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
-@click.option("--truth-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@click.option("--truth", type=click.Path(path_type=Path), help="labels: file, folder or project")
+@scoring_options
+@image_size_option
 @click.option("--empiar", "empiar_id", metavar="ID", help="EMPIAR entry, to say which public models were trained on it")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="draw the scores")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
+@click.option(
+    "--classes", is_flag=True, help="compare two classifications instead: projects, RELION models or stacks of averages"
+)
+@click.option(
+    "--least-correlation",
+    type=click.FloatRange(0, 1),
+    default=LEAST_CORRELATION,
+    show_default=True,
+    help="with --classes: averages that correlate less show different views",
+)
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="DIR", help="with --classes: write the pairs and a figure"
+)
+@json_option
 def compare(
     pickers: tuple[str, ...],
-    truth: Path,
+    truth: Path | None,
     diameter: float | None,
     radius_fraction: float,
     radius: float | None,
@@ -157,17 +181,25 @@ def compare(
     truth_y_origin: Origin,
     empiar_id: str | None,
     plot: Path | None,
+    classes: bool,
+    least_correlation: float,
+    to: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare pickers with the same labels: one table, one plot.
+    """Compare pickers with the same labels: one table, one plot. With --classes, compare two classifications.
 
     NAME=PICKS names a picker and its picks: a file or folder in any format that `vitreous evaluate` reads, or a project, whose
     map's resolution is then shown too. Pickers called crYOLO, Topaz, CryoSegNet or CryoTransformer are taken for their public
     general models: the last column says whether these were trained on the entry.
     """
-    radius_px = choose_radius("compare", diameter, radius_fraction, radius)
     named = [parse_named(word) for word in pickers]
     check_names([name for name, _ in named])
+    if classes:
+        _compare_classes(named, to, least_correlation, as_json=as_json)
+        return
+    if truth is None:
+        raise SettingError("compare: give the labels, as --truth; or --classes to compare 2D classes")
+    radius_px = choose_radius("compare", diameter, radius_fraction, radius)
     sources = [Source(truth, truth_y_origin), *(Source(path, picks_y_origin) for _, path in named)]
     (labels, *picks), sizes = read_sources(sources, image_size)
     results = []

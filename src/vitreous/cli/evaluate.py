@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from vitreous.cli.options import image_size_option, json_option, scoring_options
 from vitreous.cli.sources import Origin, Sizes, Source, choose_radius, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement
@@ -283,17 +284,8 @@ def _show(result: Evaluation, console: Console) -> None:
 @click.option(
     "--truth", required=True, type=click.Path(path_type=Path), help="labels: file, folder of files, or a project"
 )
-@click.option("--diameter", type=click.FloatRange(0, min_open=True), metavar="PX", help="particle diameter, px")
-@click.option("--radius-fraction", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
-@click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="PX", help="matching radius, px")
-@click.option(
-    "--border", type=click.FloatRange(0), default=0.0, metavar="PX", help="leave out what is so near the edge"
-)
-@click.option(
-    "--image-size", type=(float, float), metavar="NX NY", help="columns and rows, where no project knows them"
-)
-@click.option("--picks-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
-@click.option("--truth-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@scoring_options
+@image_size_option
 @click.option(
     "--picks-scale",
     type=click.FloatRange(0, min_open=True),
@@ -304,7 +296,7 @@ def _show(result: Evaluation, console: Console) -> None:
 @click.option(
     "--table", type=click.Path(path_type=Path), metavar="FILE", help="write the scores of each micrograph as CSV"
 )
-@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else")
+@json_option
 def evaluate(
     picks: Path,
     truth: Path,

@@ -12,7 +12,18 @@ from pydantic.fields import FieldInfo
 from vitreous.engine.machine import Machine, count_cores
 from vitreous.engine.plan import parse_value
 
-__all__ = ["choose_machine", "description_options", "drop_unset", "machine_options", "make_options", "project_argument"]
+__all__ = [
+    "choose_machine",
+    "description_options",
+    "drop_unset",
+    "image_size_option",
+    "json_option",
+    "machine_options",
+    "make_options",
+    "project_argument",
+    "radius_options",
+    "scoring_options",
+]
 
 
 def _describe_type(info: FieldInfo) -> click.ParamType[Any] | str:
@@ -87,6 +98,45 @@ def description_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_DESCRIPTION):
         command = option(command)
     return command
+
+
+_RADIUS = (
+    click.option("--diameter", type=click.FloatRange(0, min_open=True), metavar="PX", help="particle diameter, px"),
+    click.option("--radius-fraction", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True),
+    click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="PX", help="matching radius, px"),
+)
+
+_SCORING = (
+    *_RADIUS,
+    click.option(
+        "--border", type=click.FloatRange(0), default=0.0, metavar="PX", help="leave out what is so near the edge"
+    ),
+    click.option("--picks-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True),
+    click.option("--truth-y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True),
+)
+
+
+def radius_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the two ways to give the radius within which positions are one."""
+    for option in reversed(_RADIUS):
+        command = option(command)
+    return command
+
+
+def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options on how picks are compared with labels, those of `radius_options` among them."""
+    for option in reversed(_SCORING):
+        command = option(command)
+    return command
+
+
+image_size_option = click.option(
+    "--image-size", type=(float, float), metavar="NX NY", help="columns and rows, where no project knows them"
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="one JSON object on standard output and nothing else"
+)
 
 
 def choose_machine(workers: int | None, device: str, scheduler: str | None) -> Machine:

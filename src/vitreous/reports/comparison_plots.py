@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from vitreous.reports.render import render_png
 
-__all__ = ["PickerBar", "plot_agreement", "plot_pickers"]
+__all__ = ["MatchedClasses", "PickerBar", "plot_agreement", "plot_matched_classes", "plot_pickers"]
 
+_MATCHES_IN_ROW = 8
 _COLOURS = {"precision": "#4c78a8", "recall": "#f58518", "F1": "#54a24b"}
 
 
@@ -70,4 +72,41 @@ def plot_agreement(radii_px: Sequence[float], f1: Mapping[str, Sequence[tuple[fl
         axes.fill_between(radii_px, low, high, alpha=0.2, color=line.get_color())
     axes.set(xlabel="matching radius (px)", ylabel="F1 = positive agreement", ylim=(0, 1.02))
     axes.legend(frameon=False)
+    return render_png(figure)
+
+
+@dataclass(frozen=True)
+class MatchedClasses:
+    """Two averages `(y, x)` of one view, the second laid over the first, a line on each, and their correlation."""
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    first_caption: str
+    second_caption: str
+    correlation: float
+
+
+def plot_matched_classes(first: str, second: str, matches: Sequence[MatchedClasses]) -> bytes:
+    """Draw matched class averages, those of `first` above those of `second`, as the paper's Figs. 13 and 14."""
+    columns = min(_MATCHES_IN_ROW, max(1, len(matches)))
+    rows = max(1, -(-len(matches) // columns))
+    figure = Figure(figsize=(1.4 * columns + 0.5, 3.5 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set(xticks=[], yticks=[])
+        axes.set_visible(False)
+    for k, match in enumerate(matches):
+        upper, lower = grid[2 * (k // columns), k % columns], grid[2 * (k // columns) + 1, k % columns]
+        for axes, image in ((upper, match.first), (lower, match.second)):
+            axes.set_visible(True)
+            low, high = np.percentile(image, (0.5, 99.8))
+            axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="upper")
+        upper.set_title(match.first_caption, fontsize=8)
+        lower.set_title(match.second_caption, fontsize=8)
+        lower.set_xlabel(f"correlation {match.correlation:.2f}", fontsize=8)
+        if k % columns == 0:
+            upper.set_ylabel(first, fontsize=9)
+            lower.set_ylabel(second, fontsize=9)
+    if not matches:
+        figure.suptitle(f"no class of {first} shows a view that {second} has too", fontsize=9)
     return render_png(figure)
