@@ -166,6 +166,27 @@ def test_webdataset_reads_the_shards(toy_project: Any, tmp_path: Path) -> None:
     check(pl.DataFrame(rows, schema=["micrograph", "x_px", "y_px"], orient="row"), toy_project)
 
 
+def test_cryosparc_tools_read_ours(toy_project: Any, tmp_path: Path) -> None:
+    dataset = pytest.importorskip("cryosparc.dataset", reason="cryosparc-tools is not installed")
+    to = run(export_cryosparc, toy_project, tmp_path / "to")
+    found = dataset.Dataset.load(to / "particles.cs")
+    names = [Path(path).stem for path in found["location/micrograph_path"]]
+    shape = np.asarray(found["location/micrograph_shape"], np.float64)
+    x, y = found["location/center_x_frac"] * shape[:, 1], found["location/center_y_frac"] * shape[:, 0]
+    check(pl.DataFrame({"micrograph": names, "x_px": x, "y_px": y}), toy_project)
+    np.testing.assert_allclose(np.rad2deg(found["alignments2D/pose"]), [0, 10, 20, 30, 0, 10, 20], atol=1e-4)
+
+
+def test_topaz_reads_ours(toy_project: Any, tmp_path: Path) -> None:
+    files = pytest.importorskip("topaz.utils.files", reason="topaz-em is not installed")
+    to = run(export_topaz, toy_project, tmp_path / "to")
+    parts = [files.read_coordinates(str(path)) for path in sorted(to.glob("particles_*.txt"))]
+    rows = [
+        row for part in parts for row in part[["image_name", "x_coord", "y_coord"]].itertuples(index=False, name=None)
+    ]
+    check(pl.DataFrame(rows, schema=["micrograph", "x_px", "y_px"], orient="row"), toy_project)
+
+
 @pytest.mark.parametrize("export", [export_topaz, export_eman, export_cryolo, export_cryosparc])
 def test_names_are_safe_and_rejected_micrographs_stay_away(export: Export, toy_project: Any, tmp_path: Path) -> None:
     export(toy_project.tables, toy_project.root, tmp_path / "to")
