@@ -16,6 +16,7 @@ from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, SettingError, UserError
 from vitreous.io.coordinates import write_coordinates
 from vitreous.io.csparc import write_cs
+from vitreous.io.star import write_star
 
 NX, NY = 150, 130
 CENTRES = {"m1": [(30.0, 40.0), (100.0, 90.0), (60.0, 20.0)], "m 2": [(75.0, 65.0)]}
@@ -67,6 +68,16 @@ def test_an_entry_of_cryoppp(images: Path, tmp_path: Path) -> None:
     assert get_positions(particles, "negative") == {"m1": [(10.0, NY - 1.0)]}
     assert set(particles["diameter_angstrom"]) == {40.0}
     assert [step.stage for step in project.recipe.steps][:4] == ["ingest", "motion", "adopt", "ctf"]
+    # An entry whose false positives are only in the file of all, under CryoSPARC's names.
+    (wrong / "m1_false_positives.csv").unlink()
+    block = {
+        "rlnMicrographName": "J2/imported/000000000000000000012_m1.mrc",
+        "rlnCoordinateX": 12,
+        "rlnCoordinateY": 30,
+    }
+    write_star(tmp_path / "ground_truth" / "empiar-1_particles_excluded.star", {"particles": pl.DataFrame([block])})
+    call(tmp_path / "q", tmp_path)
+    assert get_positions(read_particles(tmp_path / "q")[1], "negative") == {"m1": [(12.0, NY - 30.0)]}
 
 
 def test_an_entry_of_cryoppp_lite_is_read_as_it_lies(tmp_path: Path) -> None:

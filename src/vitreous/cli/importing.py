@@ -59,10 +59,12 @@ def _find_entry(source: Path) -> _Found:
             remedy="Unpack the whole archive of the entry; take away what does not belong to it.",
         )
     suffix = next(iter(pictures)) if pictures else ".mrc"
-    negatives = source / _FALSE
+    # Entries have what is excluded by micrograph, or only in one file for all.
+    folders = [source / _FALSE] if any((source / _FALSE).glob("*.csv")) else []
+    excluded = [*folders, *sorted((source / _LABELS).parent.glob("*_particles_excluded.star"))]
     return _Found(
         positives=source / _LABELS,
-        negatives=negatives if negatives.is_dir() and any(negatives.glob("*.csv")) else None,
+        negatives=excluded[0] if excluded else None,
         micrographs=str(source / "micrographs" / f"*{suffix}"),
         # The pictures are drawn as the labels count.
         y_origin="top" if pictures else "bottom",

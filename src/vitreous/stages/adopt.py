@@ -167,7 +167,8 @@ def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopt
         joined = joined.with_columns(y_px=pl.col("ny_px") - pl.col("y_px"))
     inside, left_out = _keep_inside(joined)
     own = pl.col("diameter_px") * pl.col("pixel_size_angstrom")
-    diameter = own if loaded.given_diameter is None else pl.lit(loaded.given_diameter)
+    # Files of what is no particle often have no diameter.
+    diameter = own.fill_null(own.median()) if loaded.given_diameter is None else pl.lit(loaded.given_diameter)
     sized = inside.with_columns(diameter_angstrom=diameter)
     if sized["diameter_angstrom"].null_count():
         raise UserError("adopt: found no particle diameter in the picks, expected one; give it in Å with --diameter")
