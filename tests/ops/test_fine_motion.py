@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from vitreous.ops.fine_motion import _make_band, _tally, _tally_elements, refine_shifts
+from vitreous.ops.fine_motion import refine_motion
 from vitreous.ops.fourier import compute_frequency_2d, compute_shift_phase, irfft2, rfft2
 from vitreous.ops.frame_sum import compute_tile_centres
+from vitreous.ops.local_motion import LocalMotionSettings
 
 PIXEL_SIZE = 1.5
 SHAPE = (256, 320)
+LARGE = (512, 640)
 
 
 def draw_texture(generator: torch.Generator, low: float, high: float) -> Tensor:
@@ -43,7 +46,9 @@ def draw_path(n: int, seed: int = 0) -> Tensor:
 def refine(frames: Tensor, start: Tensor, **options: float) -> Tensor:
     tiles = compute_tile_centres(SHAPE).shape[:2]
     moved = start.double()[:, None, None].expand(-1, *tiles, 2)
-    return refine_shifts(frames, torch.ones(SHAPE), moved, start, PIXEL_SIZE, **options)  # type: ignore[arg-type]
+    found = refine_motion(frames, torch.ones(SHAPE), moved, start, PIXEL_SIZE, None, **options)  # type: ignore[arg-type]
+    assert found.field is None
+    return found.shifts_px
 
 
 def rms(found: Tensor, truth: Tensor) -> float:
@@ -102,27 +107,48 @@ def test_flipped_movies_give_flipped_paths() -> None:
         np.testing.assert_allclose(turned, found, atol=0.01)
 
 
-def test_tallies_of_rings_equal_sums_over_elements() -> None:
-    shape, generator = (90, 75), torch.Generator().manual_seed(9)
-    band = _make_band(shape, torch.rand((3, 1, 1, 2), generator=generator), 1.0, torch.device("cpu"))
-    earlier, later = torch.randn((3, 90, 38), generator=generator, dtype=torch.complex64), None
-    later = torch.randn((90, 38), generator=generator, dtype=torch.complex64)
-    found = _tally(earlier, later, band)
-    by_elements = torch.zeros_like(found)
-    _tally_elements(earlier, later, band, by_elements)
-    np.testing.assert_allclose(found, by_elements, rtol=1e-4, atol=1e-3)
-    ky, kx = (2 * torch.pi * axis for axis in compute_frequency_2d(shape))
-    inside = torch.sqrt(ky.square() + kx.square()) / band.angular[0] / 2
-    used = (
-        (inside >= 2)
-        & (inside < len(band.angular))
-        & (ky.abs() > 2 * torch.pi * 1.5 / 90)
-        & (kx > 2 * torch.pi * 1.5 / 75)
+def displace(y: Tensor, x: Tensor, n: int) -> Tensor:
+    """Return a twist of up to 2 px at the last frame, `(n, ..., 2)`, whose mean over the frame is 0."""
+    growth = (torch.arange(n) / (n - 1)).reshape(n, *[1] * y.ndim, 1)
+    v, u = 2 * y / (LARGE[0] - 1) - 1, 2 * x / (LARGE[1] - 1) - 1
+    return 1.4 * growth * torch.stack([u, -v], dim=-1)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_places_that_move_are_told_from_those_that_do_not(is_local: bool) -> None:
+    n, generator = 12, torch.Generator().manual_seed(10)
+    ky, kx = compute_frequency_2d(LARGE)
+    k = torch.sqrt(ky.square() + kx.square())
+    body = irfft2(rfft2(torch.randn(LARGE, generator=generator)) * ((k > 0.01) & (k < 0.15)), LARGE)
+    y, x = torch.meshgrid(*(torch.arange(float(size)) for size in LARGE), indexing="ij")
+    moved = displace(y, x, n) * is_local
+    frames = []
+    for local in moved:
+        at = (
+            torch.stack([x - local[..., 1], y - local[..., 0]], dim=-1) / torch.tensor([LARGE[1] - 1, LARGE[0] - 1])
+        ) * 2 - 1
+        seen = functional.grid_sample(body[None, None] / body.std(), at[None], "bicubic", align_corners=True)[0, 0]
+        frames.append(10 + 0.2 * seen + torch.randn(LARGE, generator=generator))
+    tiles = compute_tile_centres(LARGE).shape[:2]
+    found = refine_motion(
+        torch.stack(frames),
+        torch.ones(LARGE),
+        torch.zeros(n, *tiles, 2, dtype=torch.float64),
+        torch.zeros(n, 2),
+        PIXEL_SIZE,
+        LocalMotionSettings(patch_angstrom=190.0, frames_per_interval=4.0),
     )
-    assert float(band.count.sum()) == pytest.approx(int(used.sum()), rel=0.03)
-    cross = earlier[1].conj() * later * band.sharpen
-    expected = torch.stack([cross.real, cross.imag * ky, cross.imag * kx], dim=-1)[used].double().sum(0)
-    np.testing.assert_allclose(found[1].sum(0), expected, rtol=0.1, atol=0.02 * float(cross.abs().sum()) ** 0.5)
+    assert rms(found.shifts_px, torch.zeros(n, 2)) < 0.05
+    if not is_local:
+        assert found.field is None
+        assert abs(found.significance) < 4
+        return
+    assert found.field is not None
+    assert found.significance > 10
+    truth = displace(found.patch_y_px, found.patch_x_px, n)
+    error = found.field.evaluate(found.patch_y_px, found.patch_x_px) - truth
+    error = error - error.mean(dim=1, keepdim=True)
+    assert float((error - error.mean(dim=0)).square().mean().sqrt()) < 0.1 * float(truth.square().mean().sqrt())
 
 
 def test_one_frame_does_not_move() -> None:

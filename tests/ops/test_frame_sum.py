@@ -57,6 +57,23 @@ def test_both_implementations_agree(shape: tuple[int, int], dtype: torch.dtype) 
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("by_tiles", [False, True], ids=["loops", "products"])
+def test_a_part_is_cut_out_of_the_whole(by_tiles: bool) -> None:
+    shape, part, tiles = (160, 256), (slice(32, 128), slice(64, 192)), (slice(1, 4), slice(1, 3))
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 9, (4, *shape), generator=generator).to(torch.uint8)
+    gain = 1 + 0.1 * torch.randn(shape, generator=generator)
+    displacement = 20 * torch.randn((4, *compute_tile_centres(shape).shape), generator=generator, dtype=torch.float64)
+    factors = torch.randn((2, 4), generator=generator)
+    expected = sum_frames(frames, gain, displacement, factors)[:, *part]
+    found = torch.zeros_like(expected)
+    if by_tiles:
+        _sum_by_tiles(frames, gain, _plan_steps(displacement[:, *tiles]), factors, found, (32, 64))
+    else:
+        found = sum_frames(frames, gain, displacement[:, *tiles], factors, part)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("shape", [(96, 128), (75, 131)])
 def test_whole_pixels_are_rolled_back(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)

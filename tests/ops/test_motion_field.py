@@ -30,7 +30,8 @@ def observe(moved: Tensor, sigma: float | Tensor, seed: int = 0) -> Observations
     y, x, fold = place_patches()
     noise = torch.randn(moved.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     precision = torch.as_tensor(sigma, dtype=torch.float64).expand(moved.shape) ** -2
-    return Observations(y, x, precision * (moved + noise * precision**-0.5), precision, fold)
+    pull = precision * (moved + noise * precision**-0.5)
+    return Observations(y, x, pull.transpose(1, 2), torch.diag_embed(precision.transpose(1, 2)), fold)
 
 
 def fit(observed: Observations) -> FieldFit:
@@ -129,6 +130,6 @@ def test_scale_of_the_precision_does_not_matter_where_measurements_are_exact() -
 def test_no_measurements_give_no_field() -> None:
     y, x, fold = place_patches()
     nothing = torch.zeros(len(y), N_FRAMES, 2, dtype=torch.float64)
-    found = fit(Observations(y, x, nothing, nothing, fold))
+    found = fit(Observations(y, x, nothing.transpose(1, 2), torch.diag_embed(nothing.transpose(1, 2)), fold))
     assert found.significance == 0
     assert float(found.field.coefficients.abs().max()) == 0

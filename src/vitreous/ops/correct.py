@@ -1,6 +1,6 @@
 """From the raw frames of a movie to a corrected micrograph: defects, motion, exposure weighting.
 
-The movie is read four times: it is summed, reduced to align by, resampled to measure what is left of the motion of the whole, and
+The movie is read four times: it is summed, reduced to align by, resampled in patches to measure what is left of its motion, and
 resampled into the few sums from which the exposure-weighted image follows.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.dose import compute_dose_basis
-from vitreous.ops.fine_motion import refine_shifts
+from vitreous.ops.fine_motion import refine_motion
 from vitreous.ops.fourier import apply_fourier_crop_2d, compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.frame_reduce import reduce_frames, sum_raw_frames
 from vitreous.ops.frame_sum import TILE_SHAPE_PX, compute_kernel_transfer, compute_tile_centres, sum_frames
@@ -27,8 +27,8 @@ _REDUCED_PIXEL_ANGSTROM = 3.0
 _COARSE_PIXEL_ANGSTROM = 9.0
 _DOSE_PER_GROUP = 1.5
 _DOSE_PER_INTERVAL = 8.0
-_NEAR_DOSE = 5.0
-_MOST_NEAR = 4
+_NEAR_DOSE = 6.0
+_MOST_NEAR = 6
 _PATTERN_FRAMES = 4
 _MIDDLE_PX = 2560
 _N_RINGS = 2000
@@ -119,6 +119,11 @@ def _choose_group(settings: CorrectionSettings, n_frames: int) -> int:
     return min(wanted, (n_frames - 1) // 4 * 2 + 1)
 
 
+def _choose_local(settings: CorrectionSettings) -> LocalMotionSettings:
+    per_interval = max(3.0, _DOSE_PER_INTERVAL / (settings.dose_per_frame or 1.5))
+    return LocalMotionSettings(settings.patch_angstrom, per_interval)
+
+
 def _estimate_motion(
     frames: Tensor, gain: Tensor, pattern_share: float, settings: CorrectionSettings
 ) -> tuple[LocalMotion, int]:
@@ -145,9 +150,7 @@ def _estimate_motion(
     if not settings.local or not bool(shifts.any()):
         nowhere = torch.zeros(0, dtype=torch.float64)
         return LocalMotion(shifts.double().cpu(), None, 0.0, nowhere, nowhere), size
-    per_interval = max(3.0, _DOSE_PER_INTERVAL / (settings.dose_per_frame or 1.5))
-    local = LocalMotionSettings(settings.patch_angstrom, per_interval)
-    return estimate_local_motion(reduced, shifts, pixel, local), size
+    return estimate_local_motion(reduced, shifts, pixel, _choose_local(settings)), size
 
 
 def _displace_tiles(field: MotionField | None, shifts_px: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
@@ -183,7 +186,7 @@ def _plan_sums(settings: CorrectionSettings, n_frames: int, k: Tensor) -> tuple[
 
 
 def _choose_middle(shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the part of a frame that suffices to measure the motion of the whole: whole tiles, of a size quick to transform."""
+    """Return the part of a frame that suffices to measure the camera's pattern by."""
     parts = []
     for n, tile in zip(shape, TILE_SHAPE_PX, strict=True):
         sizes = [size for size in range(tile, min(n, _MIDDLE_PX) + 1, tile) if find_good_size(size) == size]
@@ -251,24 +254,22 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
         share = compute_pattern_share(replace_defects(mean_raw, defects)[middle] * factor[middle], sample, n)
         found, size = _estimate_motion(frames, factor, share, settings)
         motion = _describe_motion(found, size, (ny, nx))
+        moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
         if bool(found.shifts_px.any()):
-            tiles = [
-                slice(part.start // tile, -(-part.stop // tile))
-                for part, tile in zip(middle, TILE_SHAPE_PX, strict=True)
-            ]
-            moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))[:, *tiles]
             near = min(_MOST_NEAR, round(_NEAR_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP)))
-            shifts = refine_shifts(
-                frames[:, *middle].contiguous(),
-                factor[middle].contiguous(),
+            finer = refine_motion(
+                frames,
+                factor,
                 moved,
                 motion.shifts_px,
                 settings.pixel_size_angstrom,
+                _choose_local(settings) if settings.local else None,
                 n_near=max(1, near),
                 pattern_share=share,
             )
-            motion = replace(motion, shifts_px=shifts)
-        moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
+            found = replace(finer, patch_y_px=motion.patch_y_px, patch_x_px=motion.patch_x_px)
+            motion = _describe_motion(found, 1, (ny, nx))
+            moved = _displace_tiles(found.field, motion.shifts_px, 1, (ny, nx))
         ky, kx = compute_frequency_2d((ny, nx), settings.pixel_size_angstrom, device)
         k = torch.sqrt(ky.square() + kx.square())
         step = float(k.max()) / (_N_RINGS - 1)

@@ -1,14 +1,12 @@
-"""Motion of the whole frame from all detail that frames share, to a small part of a pixel.
+"""Motion of the whole frame and of its places from all detail that frames share, to a small part of a pixel.
 
 What two frames share depends on how far apart they are: particles stay, but water is stirred by the beam within a few e/Å²
 (McMullan, Vinothkumar & Henderson 2015, doi:10.1016/j.ultramic.2015.05.017), and shows neighbouring frames their relative
 position best. So every pair of near frames is measured apart, with the weight of each frequency as pairs of that distance show
-it, and every frame against the sum of all that came long before. The frames pass once.
+it, and every frame against the sum of all that came long before. Each patch of the image does so for itself; a smooth field and
+the motion of the whole frame are fitted to what all of them say.
 """
 
-from dataclasses import dataclass
-
-import numba
 import numpy as np
 import scipy.special
 import torch
@@ -16,234 +14,115 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vitreous.ops.fourier import compute_frequency_2d, rfft2
-from vitreous.ops.frame_sum import compute_kernel_transfer, sum_frames
+from vitreous.ops.frame_pairs import TAPER, Band, Pairs, choose_patches, cut_tiles, make_band, tally_pairs
+from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, choose_intervals, make_window
 from vitreous.ops.motion import smooth_by_precision
+from vitreous.ops.motion_field import Observations, choose_field
 
-__all__ = ["refine_shifts"]
+__all__ = ["refine_motion"]
 
-_FINEST_ANGSTROM = 2.5
-_FINEST_CYCLES_PER_PX = 0.47
-_N_RINGS = 96
-_FIRST_RING = 2
-_SMOOTH_RINGS = 15
+_SMOOTH_RINGS, _NARROW_RINGS = 15, 3
 _LONGEST_STEP_PX = 1.5
+_PATCH_ANGSTROM = 500.0
+_FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
+_SIGNIFICANT = 4.0
+"""Standard errors; without local motion, 1.8 is what the choice among many fields makes of one."""
 
 
-@dataclass(frozen=True)
-class _Band:
-    """The part of the half spectrum that is used, as runs of elements in a row that lie in the same ring.
-
-    Attributes
-    ----------
-    ring, first, last
-        Number of the ring, first column, and the column after the last, of each run, `(n_runs,)` int32.
-    of_row
-        First run of each row, and the number of runs, `(ny + 1,)` int32.
-    sharpen
-        One over the squared transfer of the kernel, `(ny, nx // 2 + 1)`.
-    angular_y, angular_x
-        2 pi times the frequency in cycles per pixel, `(ny,)` and `(nx // 2 + 1,)`.
-    count
-        Elements in each ring, `(n_rings,)` float64.
-    angular
-        2 pi times the middle frequency of each ring, `(n_rings,)` float64.
-    """
-
-    ring: Tensor
-    first: Tensor
-    last: Tensor
-    of_row: Tensor
-    sharpen: Tensor
-    angular_y: Tensor
-    angular_x: Tensor
-    count: Tensor
-    angular: Tensor
-
-
-def _make_band(shape: tuple[int, int], moved_px: Tensor, pixel_size_angstrom: float, device: torch.device) -> _Band:
-    ky, kx = compute_frequency_2d(shape)
-    step = min(_FINEST_CYCLES_PER_PX, pixel_size_angstrom / _FINEST_ANGSTROM) / _N_RINGS
-    ring = torch.floor(torch.sqrt(ky.square() + kx.square()) / step).clamp_max(_N_RINGS).int()
-    ring[ring < _FIRST_RING] = _N_RINGS
-    # Rows and columns of the camera show on the axes.
-    ring[:2], ring[-1:], ring[:, :2] = _N_RINGS, _N_RINGS, _N_RINGS
-    starts = torch.ones_like(ring, dtype=torch.bool)
-    starts[:, 1:] = ring[:, 1:] != ring[:, :-1]
-    rows, first = torch.nonzero(starts, as_tuple=True)
-    last = torch.cat([first[1:], first[:1]])
-    last[last == 0] = ring.shape[1]
-    of_run = ring[rows, first]
-    used = of_run < _N_RINGS
-    of_row = torch.cat([torch.zeros(1), torch.bincount(rows[used], minlength=shape[0]).cumsum(0)])
-    return _Band(
-        ring=of_run[used],
-        first=first[used].int(),
-        last=last[used].int(),
-        of_row=of_row.int(),
-        sharpen=compute_kernel_transfer(shape, moved_px).pow(-2).to(device),
-        angular_y=(2 * torch.pi * ky.flatten()).to(device),
-        angular_x=(2 * torch.pi * kx.flatten()).to(device),
-        count=torch.bincount(ring.flatten(), minlength=_N_RINGS + 1)[:_N_RINGS].double(),
-        angular=2 * torch.pi * step * (torch.arange(_N_RINGS, dtype=torch.float64) + 0.5),
-    )
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
-def _tally_runs(earlier, later, sharpen, ring, first, last, of_row, angular_y, angular_x, total):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Add up cross spectra over rings: the real part, and the imaginary part times both frequencies."""
-    real_part, imaginary_part = np.empty(len(angular_x), np.float32), np.empty(len(angular_x), np.float32)
-    for y in range(len(angular_y)):
-        if of_row[y] == of_row[y + 1]:
-            continue
-        k_y = angular_y[y]
-        for x in range(len(angular_x)):
-            real_part[x] = later[y, x].real * sharpen[y, x]
-            imaginary_part[x] = later[y, x].imag * sharpen[y, x]
-        for p in range(len(earlier)):
-            a = earlier[p, y]
-            for run in range(of_row[y], of_row[y + 1]):
-                real, imaginary, moment = np.float32(0), np.float32(0), np.float32(0)
-                for x in range(first[run], last[run]):
-                    sine = a[x].real * imaginary_part[x] - a[x].imag * real_part[x]
-                    real += a[x].real * real_part[x] + a[x].imag * imaginary_part[x]
-                    imaginary += sine
-                    moment += angular_x[x] * sine
-                r = ring[run]
-                total[p, r, 0] += real
-                total[p, r, 1] += k_y * imaginary
-                total[p, r, 2] += moment
-
-
-def _tally_elements(earlier: Tensor, later: Tensor, band: _Band, total: Tensor) -> None:
-    """Add up the same element by element, for accelerators."""
-    length = (band.last - band.first).long()
-    rows = torch.repeat_interleave(torch.arange(len(band.angular_y)), torch.diff(band.of_row).long())
-    within = torch.arange(int(length.sum())) - torch.repeat_interleave(length.cumsum(0) - length, length)
-    y = torch.repeat_interleave(rows, length).to(later.device)
-    x = (torch.repeat_interleave(band.first.long(), length) + within).to(later.device)
-    ring = torch.repeat_interleave(band.ring, length).to(later.device)
-    for first, sums in zip(earlier, total, strict=True):
-        cross = first[y, x].conj() * later[y, x] * band.sharpen[y, x]
-        parts = (cross.real, cross.imag * band.angular_y[y], cross.imag * band.angular_x[x])
-        sums.index_add_(0, ring, torch.stack(parts, dim=-1).double())
-
-
-def _tally(earlier: Tensor, later: Tensor, band: _Band) -> Tensor:
-    """Return sums over rings of conj(earlier) * later: real part, imaginary part times k_y and times k_x, `(p, n_rings, 3)`."""
-    total = torch.zeros(len(earlier), _N_RINGS, 3, dtype=torch.float64, device=later.device)
-    if later.device.type == "cpu":
-        parts = (band.sharpen, band.ring, band.first, band.last, band.of_row, band.angular_y, band.angular_x)
-        arrays = [tensor.numpy() for tensor in (earlier, later, *parts, total)]
-        _tally_runs(*arrays)
-    else:
-        _tally_elements(earlier, later, band, total)
-    return total.cpu()
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Sums over rings of the cross spectra of frames with earlier ones.
-
-    Attributes
-    ----------
-    later
-        Number of the later frame, `(m,)`.
-    lag
-        How many frames earlier the other one is, `(m,)`; 0 stands for the sum of all that are more than `n_near` earlier.
-    tallies
-        `(m, n_rings, 3)`, in units of the power of a frame.
-    n_near
-        Frames up to so far apart are paired one by one.
-    """
-
-    later: Tensor
-    lag: Tensor
-    tallies: Tensor
-    n_near: int
-
-
-def _tally_pairs(frames: Tensor, gain: Tensor, moved_px: Tensor, band: _Band, n_near: int) -> _Pairs:
-    n, one, n_slots = len(frames), torch.ones(1, 1), n_near + 1
-    # The sum of all that were long before, and then the last few frames.
-    kept = torch.zeros(n_slots + 1, *band.sharpen.shape, dtype=torch.complex64, device=gain.device)
-    later, lag, tallies = list[int](), list[int](), list[Tensor]()
-    power = torch.zeros(_N_RINGS, dtype=torch.float64)
-    for f in range(n):
-        slot = 1 + f % n_slots
-        if f >= n_slots:
-            kept[0] += kept[slot]
-        image = sum_frames(frames[f : f + 1], gain, moved_px[f : f + 1], one)[0]
-        kept[slot] = rfft2(image)
-        found = _tally(kept[: f + 2], kept[slot], band)
-        power += found[slot, :, 0]
-        for distance in range(0 if f > n_near else 1, min(f, n_near) + 1):
-            later.append(f)
-            lag.append(distance)
-            tallies.append(found[1 + (f - distance) % n_slots if distance else 0])
-    mean = (power / (n * band.count.clamp_min(1))).clamp_min(torch.finfo(torch.float32).tiny)
-    return _Pairs(torch.tensor(later), torch.tensor(lag), torch.stack(tallies) / mean[:, None], n_near)
-
-
-def _list_rows(pairs: _Pairs, n_frames: int) -> Tensor:
+def _list_rows(pairs: Pairs, n_frames: int) -> Tensor:
     """Return which difference of displacements each pair measures, `(m, n)`: that of the frame less that of the earlier."""
-    rows = torch.zeros(len(pairs.later), n_frames, dtype=torch.float64)
-    for row, f, lag in zip(rows, pairs.later.tolist(), pairs.lag.tolist(), strict=True):
-        row[f] = 1
-        if lag:
-            row[f - lag] = -1
-        else:
-            row[: f - pairs.n_near] = -1 / (f - pairs.n_near)
-    return rows
+    frames = torch.arange(n_frames)
+    is_earlier = (frames >= pairs.earliest[:, None]) & (frames <= pairs.latest[:, None])
+    return (frames == pairs.later[:, None]).double() - is_earlier / pairs.n_earlier[:, None]
 
 
-def _subtract_pattern(pairs: _Pairs, shifts_px: Tensor, share: float, band: _Band) -> Tensor:
+def _subtract_pattern(pairs: Pairs, shifts_px: Tensor, share: float, band: Band) -> Tensor:
     """Return the tallies less what the camera's pattern gives: white, and displaced against the specimen.
 
     Over a ring, cos(k.d) has the mean J0(k d) and k sin(k.d) the mean k J1(k d) in the direction of d.
     """
-    tallies = pairs.tallies.clone()
     if share == 0:
-        return tallies
-    k = band.angular.numpy()
-    for tally, f, lag in zip(tallies, pairs.later.tolist(), pairs.lag.tolist(), strict=True):
-        earlier = [f - lag] if lag else range(f - pairs.n_near)
-        for g in earlier:
+        return pairs.tallies
+    tallies, k = pairs.tallies.clone(), band.angular.numpy()
+    for m, f in enumerate(pairs.later.tolist()):
+        for g in range(int(pairs.earliest[m]), int(pairs.latest[m]) + 1):
             apart = (shifts_px[f] - shifts_px[g]).numpy()
             distance = float(np.hypot(*apart))
             expected = share * band.count.numpy()
-            tally[:, 0] -= torch.from_numpy(expected * scipy.special.j0(k * distance))
+            tallies[:, m, :, 0] -= torch.from_numpy(expected * scipy.special.j0(k * distance))
             pull: NDArray[np.float64] = expected * k * scipy.special.j1(k * distance) / max(distance, 1e-9)
-            tally[:, 1:] -= torch.from_numpy(pull[:, None] * apart)
+            tallies[:, m, :, 1:] -= torch.from_numpy(pull[:, None] * apart)
     return tallies
 
 
-def _measure(pairs: _Pairs, tallies: Tensor, band: _Band) -> tuple[Tensor, Tensor]:
-    """Return the displacement that each pair measures beyond the present one, `(m, 2)`, and its precision `(m,)`."""
-    measured = torch.zeros(len(pairs.later), 2, dtype=torch.float64)
-    precision = torch.zeros(len(pairs.later), dtype=torch.float64)
-    weight = band.count * band.angular.square() / 2
-    for lag in range(pairs.n_near + 1):
-        chosen = pairs.lag == lag
-        if not chosen.any():
-            continue
-        n_earlier = torch.ones(int(chosen.sum()), dtype=torch.float64)
-        if lag == 0:
-            n_earlier = (pairs.later[chosen] - pairs.n_near).double()
-        total = tallies[chosen].sum(dim=0)[:, 0] / n_earlier.sum()
-        smooth = functional.avg_pool1d(
-            torch.stack([total, band.count])[:, None], _SMOOTH_RINGS, 1, _SMOOTH_RINGS // 2, count_include_pad=False
-        )[:, 0]
-        shared = (smooth[0] / smooth[1].clamp_min(1)).clamp_min(0)
-        curvature = _fit_line(
-            (tallies[chosen, :, 0] * (shared * band.angular.square() / 2)).sum(dim=1) / n_earlier, n_earlier
-        )
-        variance = (shared.square() * weight).sum() / 2 / n_earlier
-        slope = -(tallies[chosen, :, 1:] * shared[:, None]).sum(dim=1) / n_earlier[:, None]
-        good = curvature > 0
-        measured[chosen] = torch.where(good[:, None], slope / curvature.clamp_min(1e-30)[:, None], 0.0)
-        precision[chosen] = torch.where(good, curvature.square() / variance.clamp_min(1e-30), 0.0)
-    return measured, precision
+def _smooth_rings(sums: Tensor, counts: Tensor, n_rings: int) -> Tensor:
+    """Return the means over neighbouring rings of sums `(n_rings,)` over so many elements."""
+    both = functional.avg_pool1d(torch.stack([sums, counts])[:, None], n_rings, 1, n_rings // 2)[:, 0]
+    return both[0] / both[1].clamp_min(1 / n_rings)
+
+
+def _estimate_shared(real: Tensor, counts: Tensor, looks: float) -> tuple[Tensor, Tensor]:
+    """Return what frames share in each ring, of a power of 1, and what the noise in that makes of its product with `real`.
+
+    Parameters
+    ----------
+    real
+        Real parts, summed over the elements of each ring, the mean of many `(n_rings,)`.
+    counts
+        Elements of each ring.
+    looks
+        One over the variance that the noise of one element has in that mean.
+
+    Notes
+    -----
+    The mean over many rings, and of what stands out of it in few (the rings of the contrast transfer function) as much as noise
+    would not: the weight that least squares give it (James & Stein).
+    """
+    wide, narrow = (_smooth_rings(real, counts, width) for width in (_SMOOTH_RINGS, _NARROW_RINGS))
+    around = functional.avg_pool1d(counts[None], _NARROW_RINGS, 1, _NARROW_RINGS // 2)[0] * _NARROW_RINGS
+    noise = 1 / (looks * around.clamp_min(1))
+    excess = _smooth_rings((narrow - wide).square() - noise, torch.ones_like(noise), _SMOOTH_RINGS).clamp_min(0)
+    share = excess / (excess + noise)
+    return (wide + share * (narrow - wide)).clamp_min(0), share * noise * counts
+
+
+def _measure(pairs: Pairs, tallies: Tensor, band: Band, looks: float) -> tuple[Tensor, Tensor]:
+    """Return what each pair of each patch pulls by, `(P, m, 2)`, and its precision `(P, m)`.
+
+    The pull is the precision times the displacement measured beyond the present one. `looks` is the share of the elements of a
+    ring that are independent.
+    """
+    n_patches, n_pairs = tallies.shape[:2]
+    slope = torch.zeros(n_patches, n_pairs, 2, dtype=torch.float64)
+    of_patch, of_pair, variance, doubt = (torch.zeros(n_patches, n_pairs, dtype=torch.float64) for _ in range(4))
+    half_square = band.angular.square() / 2
+    for slot in range(pairs.n_slots):
+        chosen = pairs.slot == slot
+        here, n_earlier = tallies[:, chosen], pairs.n_earlier[chosen]
+        n_all = float(n_earlier.sum())
+        real = here[..., 0].mean(dim=0).sum(dim=0) / n_all
+        shared, bias = _estimate_shared(real, band.count, 2 * looks * n_patches * n_all)
+        of_patch[:, chosen] = ((here[..., 0] / n_earlier[:, None] * shared - bias) * half_square).sum(dim=-1)
+        of_pair[:, chosen] = _fit_line(of_patch[:, chosen].mean(dim=0), n_earlier)
+        spread = shared.square() * band.count / (2 * looks)
+        variance[:, chosen] = (spread * half_square).sum() / n_earlier
+        doubt[:, chosen] = (spread * half_square.square()).sum() / n_earlier
+        slope[:, chosen] = -(here[..., 1:] * shared[:, None]).sum(dim=2) / n_earlier[:, None]
+    variance = variance.clamp_min(1e-30)
+    curvature = of_pair * _compare_patches(of_patch, of_pair, variance, doubt)[:, None]
+    return slope * (curvature / variance)[..., None], curvature.square() / variance
+
+
+def _compare_patches(of_patch: Tensor, of_pair: Tensor, variance: Tensor, doubt: Tensor) -> Tensor:
+    """Return by how much the frames of a patch have more in common than those of others, `(P,)`; noise is drawn to 1."""
+    weight = of_pair / variance
+    whole = (weight * of_pair).sum(dim=1).clamp_min(1e-30)
+    share = (weight * of_patch).sum(dim=1) / whole
+    if len(share) < 2:
+        return torch.ones_like(share)
+    noise = ((weight.square() * doubt).sum(dim=1) / whole.square()).mean()
+    real = (share.var() - noise).clamp_min(0)
+    return (1 + (share - 1) * (real / (real + noise).clamp_min(1e-30))).clamp_min(0)
 
 
 def _fit_line(values: Tensor, weights: Tensor) -> Tensor:
@@ -256,17 +135,18 @@ def _fit_line(values: Tensor, weights: Tensor) -> Tensor:
     return fitted
 
 
-def refine_shifts(
+def refine_motion(
     frames: Tensor,
     gain: Tensor,
     moved_px: Tensor,
     shifts_px: Tensor,
     pixel_size_angstrom: float,
+    settings: LocalMotionSettings | None,
     *,
     n_near: int = 4,
     pattern_share: float = 0.0,
-) -> Tensor:
-    """Return the displacement of the whole frame, relative to the first, measured anew, `(n, 2)` float64.
+) -> LocalMotion:
+    """Return the displacement of the whole frame and of its places, relative to the first frame, measured anew.
 
     Parameters
     ----------
@@ -280,21 +160,65 @@ def refine_shifts(
         The part of it that is common to the whole frame, `(n, 2)`.
     pixel_size_angstrom
         Of the frames.
+    settings
+        Sizes of patches and splines of local motion; None where places do not move by themselves.
     n_near
-        Frames up to so far apart are compared one by one, others with the sum of all that were longer before.
+        Frames up to so far apart are compared one by one, others with sums of ever more frames.
     pattern_share
         Share of the noise of a frame that is the camera's pattern, from `compute_pattern_share`.
+
+    Returns
+    -------
+    LocalMotion
+        In pixels of the frames; `field` is None where it is not significant, and where that was not measured `significance` is 0.
     """
     n, ny, nx = frames.shape
     shifts = shifts_px.double().cpu()
+    side = _PATCH_ANGSTROM if settings is None else settings.patch_angstrom
+    rows, columns = choose_patches((ny, nx), side / pixel_size_angstrom)
+    parts = [(y, x) for y in rows for x in columns]
+    centre_y, centre_x = (
+        torch.tensor([(part[axis].start + part[axis].stop - 1) / 2 for part in parts], dtype=torch.float64)
+        for axis in (0, 1)
+    )
     if n < 2:
-        return shifts
-    band = _make_band((ny, nx), moved_px, pixel_size_angstrom, gain.device)
-    pairs = _tally_pairs(frames, gain, moved_px, band, min(n_near, n - 1))
-    measured, precision = _measure(pairs, _subtract_pattern(pairs, shifts, pattern_share, band), band)
-    rows = _list_rows(pairs, n)
-    normal = rows.T @ (precision[:, None] * rows)
-    pull = rows.T @ (precision[:, None] * measured)
-    step = torch.linalg.lstsq(normal, pull, driver="gelsd").solution.clamp(-_LONGEST_STEP_PX, _LONGEST_STEP_PX)
-    found = smooth_by_precision(shifts + step, normal.expand(2, n, n))
+        return LocalMotion(shifts, None, 0.0, centre_y, centre_x)
+    shape = (rows[0].stop - rows[0].start, columns[0].stop - columns[0].start)
+    band = make_band(shape, moved_px, pixel_size_angstrom, gain.device)
+    pairs = tally_pairs(frames, gain, moved_px, parts, band, min(n_near, n - 1))
+    window = make_window(shape, TAPER)
+    looks = float(window.square().mean().square() / window.pow(4).mean())
+    pull, precision = _measure(pairs, _subtract_pattern(pairs, shifts, pattern_share, band), band, looks)
+    differences = _list_rows(pairs, n)
+    # Of every patch, as seen by its frames.
+    normal = torch.einsum("mf,pm,mg->pfg", differences, precision, differences)
+    pulled = torch.einsum("mf,pmc->pcf", differences, pull)
+    whole = _step_whole(shifts, pulled.sum(dim=0), normal.sum(dim=0))
+    if settings is None or n < _FEWEST_FRAMES or len(parts) < _FEWEST_PATCHES:
+        return LocalMotion(whole, None, 0.0, centre_y, centre_x)
+    before = torch.stack([cut_tiles(moved_px, part).mean(dim=(1, 2)) for part in parts]).double().cpu() - shifts
+    before = before.transpose(1, 2)
+    fold = torch.tensor([(i + j) % 2 for i in range(len(rows)) for j in range(len(columns))])
+    observed = Observations(
+        centre_y,
+        centre_x,
+        pulled + torch.einsum("pfg,pcg->pcf", normal, before),
+        normal[:, None].expand(-1, 2, -1, -1),
+        fold,
+    )
+    intervals = choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
+    fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
+    if fit.significance < _SIGNIFICANT:
+        return LocalMotion(whole, None, fit.significance, centre_y, centre_x)
+    # What the field does not explain, all patches together say of the whole frame.
+    found = fit.field.evaluate(centre_y, centre_x).permute(1, 2, 0)
+    rest = pulled - torch.einsum("pfg,pcg->pcf", normal, found - before)
+    whole = _step_whole(shifts, rest.sum(dim=0), normal.sum(dim=0))
+    return LocalMotion(whole, fit.field, fit.significance, centre_y, centre_x)
+
+
+def _step_whole(shifts_px: Tensor, pull: Tensor, normal: Tensor) -> Tensor:
+    """Return the motion of the whole frame after the step that pulls `(2, n)` ask for, smoothed as their errors demand."""
+    step = torch.linalg.lstsq(normal, pull.T, driver="gelsd").solution.clamp(-_LONGEST_STEP_PX, _LONGEST_STEP_PX)
+    found = smooth_by_precision(shifts_px + step, normal.expand(2, *normal.shape))
     return found - found[:1]

@@ -99,13 +99,13 @@ def _plan_steps(displacement_px: Tensor) -> _Steps:
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
-def _accumulate(frames, gain, whole, weights, factors, sums):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Add every frame to every sum. A tile's sums stay in the cache while all frames pass.
+def _accumulate(frames, gain, whole, weights, factors, start_y, start_x, sums):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Add every frame, from a pixel on, to every sum. A tile's sums stay in the cache while all frames pass.
 
     Rows are taken as slices, so that the inner loops run from 0 and are made vector instructions.
     """
     n, ny, nx = frames.shape
-    n_sums = sums.shape[0]
+    n_sums, sum_ny, sum_nx = sums.shape
     before, tall, wide = _TAPS // 2 - 1, _TILE_Y + _TAPS - 1, _TILE_X + _TAPS - 1
     raw = np.empty((tall, wide), np.float32)
     rows = np.empty((tall, _TILE_X), np.float32)
@@ -116,7 +116,8 @@ def _accumulate(frames, gain, whole, weights, factors, sums):  # type: ignore[no
             y0, x0 = ty * _TILE_Y, tx * _TILE_X
             total[:] = 0
             for f in range(n):
-                from_y, from_x = y0 + whole[f, ty, tx, 0] - before, x0 + whole[f, ty, tx, 1] - before
+                from_y = start_y + y0 + whole[f, ty, tx, 0] - before
+                from_x = start_x + x0 + whole[f, ty, tx, 1] - before
                 if from_y >= 0 and from_x >= 0 and from_y + tall <= ny and from_x + wide <= nx:
                     for i in range(tall):
                         counts = frames[f, from_y + i, from_x : from_x + wide]
@@ -149,19 +150,24 @@ def _accumulate(frames, gain, whole, weights, factors, sums):  # type: ignore[no
                         target = total[r, i]
                         for j in range(_TILE_X):
                             target[j] += weight * line[j]
-            height, width = min(_TILE_Y, ny - y0), min(_TILE_X, nx - x0)
+            height, width = min(_TILE_Y, sum_ny - y0), min(_TILE_X, sum_nx - x0)
             for r in range(n_sums):
                 for i in range(height):
                     for j in range(width):
                         sums[r, y0 + i, x0 + j] = total[r, i, j]
 
 
-def _sum_by_tiles(frames: Tensor, gain: Tensor, steps: _Steps, factors: Tensor, sums: Tensor) -> None:
+def _sum_by_tiles(
+    frames: Tensor, gain: Tensor, steps: _Steps, factors: Tensor, sums: Tensor, start_px: tuple[int, int] = (0, 0)
+) -> None:
     """Add the frames to the sums with matrix products of whole tiles: the same arithmetic, for accelerators."""
     device, (ny, nx) = gain.device, gain.shape
     n_y, n_x = steps.whole.shape[1:3]
     before = _TAPS // 2 - 1
-    first = [torch.arange(count, device=device) * tile for count, tile in zip((n_y, n_x), TILE_SHAPE_PX, strict=True)]
+    first = [
+        start + torch.arange(count, device=device) * tile
+        for start, count, tile in zip(start_px, (n_y, n_x), TILE_SHAPE_PX, strict=True)
+    ]
     reach = [torch.arange(tile + _TAPS - 1, device=device) - before for tile in TILE_SHAPE_PX]
     taps = [torch.arange(tile, device=device)[:, None] + torch.arange(_TAPS, device=device) for tile in TILE_SHAPE_PX]
     total = torch.zeros(len(sums), n_y * n_x, _TILE_Y, _TILE_X, device=device)
@@ -170,20 +176,27 @@ def _sum_by_tiles(frames: Tensor, gain: Tensor, steps: _Steps, factors: Tensor, 
         weights = torch.from_numpy(steps.weights[f]).to(device).reshape(-1, 2, _TAPS)
         y = ((first[0][:, None, None] + whole[..., :1] + reach[0]) % ny).flatten(0, 1)
         x = ((first[1][None, :, None] + whole[..., 1:] + reach[1]) % nx).flatten(0, 1)
-        corrected = frames[f].to(device).float() * gain
+        frame = frames[f].to(device)
         down, along = (
             torch.zeros(len(y), len(tap), len(steps_), device=device).scatter_(
                 2, tap.expand(len(y), -1, -1), weights[:, axis, None].expand(-1, len(tap), -1)
             )
             for axis, (tap, steps_) in enumerate(zip(taps, reach, strict=True))
         )
-        moved = down @ corrected[y[:, :, None], x[:, None, :]] @ along.transpose(1, 2)
+        at_y, at_x = y[:, :, None], x[:, None, :]
+        moved = down @ (frame[at_y, at_x].float() * gain[at_y, at_x]) @ along.transpose(1, 2)
         total += factors[:, f, None, None, None].to(device) * moved
     whole_image = total.reshape(-1, n_y, n_x, _TILE_Y, _TILE_X).permute(0, 1, 3, 2, 4)
-    sums += whole_image.reshape(len(sums), n_y * _TILE_Y, n_x * _TILE_X)[:, :ny, :nx]
+    sums += whole_image.reshape(len(sums), n_y * _TILE_Y, n_x * _TILE_X)[:, : sums.shape[1], : sums.shape[2]]
 
 
-def sum_frames(frames: Tensor, gain: Tensor, displacement_px: Tensor, factors: Tensor) -> Tensor:
+def sum_frames(
+    frames: Tensor,
+    gain: Tensor,
+    displacement_px: Tensor,
+    factors: Tensor,
+    part: tuple[slice, slice] | None = None,
+) -> Tensor:
     """Return weighted sums of displaced frames, each brought back to where it was at displacement 0.
 
     Parameters
@@ -196,12 +209,14 @@ def sum_frames(frames: Tensor, gain: Tensor, displacement_px: Tensor, factors: T
         Where the content of each tile of each frame lies, `(n, n_y, n_x, 2)` as (y, x), see `compute_tile_centres`.
     factors
         Weight of each frame in each sum, `(n_sums, n)`.
+    part
+        Rows and columns to sum; None for all. Tiles and their displacements are counted from its first pixel.
 
     Returns
     -------
     Tensor
-        `(n_sums, ny, nx)` float32, convolved with the kernel: divide its spectrum by `compute_kernel_transfer`. Beyond the
-        frame's edge its other side goes on, as after a shift by Fourier phases.
+        `(n_sums, ny, nx)`, or of the part, float32, convolved with the kernel: divide its spectrum by
+        `compute_kernel_transfer`. Beyond the frame's edge its other side goes on, as after a shift by Fourier phases.
 
     Raises
     ------
@@ -209,17 +224,21 @@ def sum_frames(frames: Tensor, gain: Tensor, displacement_px: Tensor, factors: T
         If the shapes do not fit together.
     """
     n, ny, nx = frames.shape
-    tiles = compute_tile_centres((ny, nx)).shape
+    rows, columns = (slice(0, ny), slice(0, nx)) if part is None else part
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    tiles = compute_tile_centres(shape).shape
     if gain.shape != (ny, nx) or displacement_px.shape != (n, *tiles) or factors.shape[1:] != (n,):
         raise ValueError(
             f"frames {tuple(frames.shape)}, gain {tuple(gain.shape)}, displacements {tuple(displacement_px.shape)} and "
             f"factors {tuple(factors.shape)} do not fit together; expected tiles {tuple(tiles)}"
         )
     steps = _plan_steps(displacement_px)
-    sums = torch.zeros(len(factors), ny, nx, device=gain.device)
+    sums = torch.zeros(len(factors), *shape, device=gain.device)
+    start = (rows.start, columns.start)
     if gain.device.type == "cpu":
         weights = factors.float().contiguous().numpy()
-        _accumulate(frames.numpy(), gain.contiguous().numpy(), steps.whole, steps.weights, weights, sums.numpy())
+        arrays = (frames.numpy(), gain.contiguous().numpy(), steps.whole, steps.weights, weights)
+        _accumulate(*arrays, *start, sums.numpy())
     else:
-        _sum_by_tiles(frames, gain, steps, factors.float(), sums)
+        _sum_by_tiles(frames, gain, steps, factors.float(), sums, start)
     return sums

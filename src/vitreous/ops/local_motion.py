@@ -13,7 +13,7 @@ from vitreous.ops.fourier import rfft2
 from vitreous.ops.motion import smooth_trajectory
 from vitreous.ops.motion_field import MotionField, Observations, choose_field
 
-__all__ = ["LocalMotion", "LocalMotionSettings", "estimate_local_motion"]
+__all__ = ["LocalMotion", "LocalMotionSettings", "choose_intervals", "estimate_local_motion", "make_window"]
 
 _B_FACTORS = (1500.0, 300.0, 0.0)
 """Å², of the extra weight exp(-B k² / 4) in each step: coarse detail first, which is not lost when the step is long."""
@@ -76,11 +76,14 @@ class _Patches:
     fold: Tensor
 
 
-def _make_window(n: int) -> Tensor:
-    width = max(2, round(_TAPER * n))
-    edge = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(width) + 0.5) / width)
-    line = torch.cat([edge, torch.ones(n - 2 * width), edge.flip(0)])
-    return line[:, None] * line[None, :]
+def make_window(shape: tuple[int, int], share: float) -> Tensor:
+    """Return a window of 1 that falls to 0 over a share of the length at each edge, as a cosine, `shape` float32."""
+    lines = []
+    for n in shape:
+        width = min(max(2, round(share * n)), n // 2)
+        edge = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(width) + 0.5) / width)
+        lines.append(torch.cat([edge, torch.ones(n - 2 * width), edge.flip(0)]))
+    return lines[0][:, None] * lines[1][None, :]
 
 
 def _cut(frames: Tensor, shifts_px: Tensor, side: int, pixel_size_angstrom: float) -> _Patches:
@@ -88,7 +91,7 @@ def _cut(frames: Tensor, shifts_px: Tensor, side: int, pixel_size_angstrom: floa
     starts = [torch.linspace(0, size - side, max(1, size // side)).round().long().tolist() for size in (ny, nx)]
     places = [(i, j, y, x) for i, y in enumerate(starts[0]) for j, x in enumerate(starts[1])]
     taken = shifts_px.round().long()
-    window = _make_window(side).to(frames.device)
+    window = make_window((side, side), _TAPER).to(frames.device)
     ky = torch.fft.fftfreq(side, device=frames.device)[:, None]
     kx = torch.fft.rfftfreq(side, device=frames.device)[None, :]
     k_squared = (ky.square() + kx.square()) / pixel_size_angstrom**2
@@ -163,9 +166,10 @@ def _estimate_curvature(of_frames: Tensor) -> Tensor:
     return curvature.clamp_min(0)[:, None, None]
 
 
-def _choose_intervals(
+def choose_intervals(
     settings: LocalMotionSettings, n_frames: int, size_angstrom: tuple[float, float]
 ) -> tuple[int, int, int]:
+    """Return into how many intervals the splines divide time, rows and columns."""
     in_time = max(1, min(5, round(n_frames / settings.frames_per_interval)))
     in_y, in_x = (max(1, min(4, round(size / _NODE_ANGSTROM))) for size in size_angstrom)
     return in_time, in_y, in_x
@@ -209,13 +213,19 @@ def estimate_local_motion(
         whole = _step_whole(whole, pull, precision)
     if n < _FEWEST_FRAMES or len(patches.y) < _FEWEST_PATCHES:
         return LocalMotion(whole, None, 0.0, patches.y, patches.x)
-    intervals = _choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
+    intervals = choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
     moved, local = whole, still
     for b_factor in _B_FACTORS:
         pull, precision = _measure(patches, moved + local, b_factor)
         # What is the same in all frames cannot be measured: it must not pass for agreement between the patches.
         relative = local - local.mean(dim=1, keepdim=True)
-        observed = Observations(patches.y, patches.x, pull + precision * relative, precision, patches.fold)
+        observed = Observations(
+            patches.y,
+            patches.x,
+            (pull + precision * relative).transpose(1, 2),
+            torch.diag_embed(precision.transpose(1, 2)),
+            patches.fold,
+        )
         fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
         found = fit.field.evaluate(patches.y, patches.x).transpose(0, 1)
         # What the field does not explain, all patches together say of the whole frame.

@@ -82,10 +82,10 @@ class Observations:
     y, x
         Centres of the patches, `(P,)`.
     pull
-        `(P, n_frames, 2)`: precision times the displacement measured. Needs no division by the precision, which is 0 in a
+        `(P, 2, n_frames)`: precision times the displacement measured. Needs no division by the precision, which is 0 in a
         patch that shows nothing.
     precision
-        `(P, n_frames, 2)`: inverse variance of the displacement measured.
+        `(P, 2, n_frames, n_frames)`: inverse covariance of the displacement measured; singular where only differences are known.
     fold
         `(P,)`, 0 or 1: the half of the patches that a patch belongs to.
     """
@@ -136,14 +136,20 @@ def _solve(normal: Tensor, pull: Tensor, penalty: Tensor) -> Tensor:
 def _sum_up(observed: Observations, chosen: Tensor, in_time: Tensor, in_space: Tensor) -> tuple[Tensor, Tensor]:
     """Return the normal matrices `(2, n, n)` and pulls `(2, n)` of some of the patches, whatever they have in common."""
     precision, pull, here = observed.precision[chosen], observed.pull[chosen], in_space[chosen]
-    total = precision.sum(dim=0).clamp_min(1e-30)
-    mean = torch.einsum("ps,pfc->cfs", here, precision)
-    of_frames = torch.einsum("ps,pfc,pr->cfsr", here, precision, here)
-    of_frames -= torch.einsum("cfs,cfr,fc->cfsr", mean, mean, 1 / total)
-    pulled = torch.einsum("ps,pfc->cfs", here, pull) - torch.einsum("cfs,fc->cfs", mean, pull.sum(dim=0) / total)
-    normal = torch.einsum("ft,fu,cfsr->ctsur", in_time, in_time, of_frames)
-    size = in_time.shape[1] * in_space.shape[1]
-    return normal.reshape(2, size, size), torch.einsum("ft,cfs->cts", in_time, pulled).reshape(2, size)
+    total, all_pull = precision.sum(dim=0), pull.sum(dim=0)
+    # The motion of the whole frame that fits best, whatever the field: it is what is known least of, hence the pseudo-inverse.
+    inverse = torch.linalg.pinv(total, rtol=1e-9, hermitian=True)
+    timed = in_time.T @ precision
+    mean = torch.einsum("ps,pctg->ctsg", here, timed).flatten(1, 2)
+    n_time, n_space = in_time.shape[1], in_space.shape[1]
+    both = (timed @ in_time).flatten(1).T @ (here[:, :, None] * here[:, None, :]).flatten(1)
+    normal = both.reshape(2, n_time, n_time, n_space, n_space).transpose(2, 3)
+    pulled = torch.einsum("ps,pct->cts", here, pull @ in_time).flatten(1)
+    size = n_time * n_space
+    return (
+        normal.reshape(2, size, size) - mean @ inverse @ mean.transpose(1, 2),
+        pulled - (mean @ inverse @ all_pull[..., None])[..., 0],
+    )
 
 
 def choose_field(
