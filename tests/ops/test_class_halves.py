@@ -117,7 +117,10 @@ def test_what_the_mask_correlates_is_no_detail() -> None:
 def test_noise_has_no_resolution(n_images: int) -> None:
     sums = plant(torch.zeros(N // 2 + 1), n_images, 3, n_classes=40)
     halves, _ = average_halves(sums)
-    assert float(measure_resolution(sums, halves, MASK).ring.quantile(0.9)) < 4
+    ring = measure_resolution(sums, halves, MASK).ring
+    # The search begins at ring 3, of some ten coefficients under this mask: chance takes one in ten classes a ring further.
+    assert float(ring.median()) < 3
+    assert float(ring.quantile(0.9)) < 5
 
 
 def test_an_empty_half_shows_nothing() -> None:

@@ -215,7 +215,7 @@ def _save(result: _Measured, inputs: Inputs, params: Select2dParams, folder: Run
 
 STAGE = DatasetStage(
     name="select2d",
-    version="3",
+    version="4",
     summary="Choose the 2D classes that show particles; particles of the others become negatives.",
     params=Select2dParams,
     needs=("particles", "micrographs", "classes"),
