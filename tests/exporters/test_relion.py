@@ -31,7 +31,7 @@ POSITIVES = {
 @pytest.fixture
 def folder(toy_project: Any, tmp_path: Path) -> Path:
     summary = export_relion(toy_project.tables, toy_project.root, tmp_path / "to")
-    assert summary.counts == {"micrographs": 3, "positives": 7, "excluded particles": 3, "maps": 1}
+    assert summary.counts == {"micrographs": 3, "positives": 7, "excluded particles": 3, "classes": 0, "maps": 1}
     assert summary.warnings == ("1 candidates are labelled neither positive nor negative; run review",)
     return tmp_path / "to"
 

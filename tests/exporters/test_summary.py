@@ -37,7 +37,7 @@ def project(toy_project: Any) -> Path:
     ("layout", "counts"),
     [
         ("cryoppp", "3 micrographs, 7 positives, 2 negatives"),
-        ("relion", "3 micrographs, 7 positives, 3 excluded particles, 1 maps"),
+        ("relion", "3 micrographs, 7 positives, 3 excluded particles, 0 classes, 1 maps"),
     ],
 )
 def test_export(project: Path, tmp_path: Path, layout: str, counts: str) -> None:
