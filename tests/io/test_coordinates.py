@@ -199,3 +199,9 @@ def test_real_boxes_meet_the_labels_only_with_the_right_origin(shared_data: Path
     boxes = folder / "picks" / "crYOLO"
     assert count_hits(read_coordinates(boxes, y_origin="bottom", ny_px=4096)) > 0.8
     assert count_hits(read_coordinates(boxes)) < 0.3
+
+
+def test_a_row_without_its_micrograph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("micrograph,x_px,y_px\na,1,2\n,3,4\n")
+    with pytest.raises(InputFileError, match=r"p\.csv: found 1 rows without a micrograph; expected the name"):
+        read_coordinates(tmp_path / "p.csv")

@@ -23,7 +23,14 @@ from vitreous.io.naming import find_micrograph_stem
 from vitreous.io.star import read_star, write_star
 from vitreous.io.topaz import is_topaz, read_topaz, write_topaz
 
-__all__ = ["COORDINATES_SCHEMA", "COORDINATE_SUFFIXES", "YOrigin", "read_coordinates", "read_particles", "write_coordinates"]
+__all__ = [
+    "COORDINATES_SCHEMA",
+    "COORDINATE_SUFFIXES",
+    "YOrigin",
+    "read_coordinates",
+    "read_particles",
+    "write_coordinates",
+]
 
 YOrigin = Literal["top", "bottom"]
 
@@ -56,7 +63,6 @@ _STAR_NAMES = {
 }
 _NO_SCORE = -999.0
 """What RELION writes as the score of a particle that was not picked by it."""
-
 
 
 def _refuse(path: Path, found: str, expected: str) -> InputFileError:
@@ -155,6 +161,8 @@ def _read_file(path: Path, schema: pl.Schema = COORDINATES_SCHEMA) -> pl.DataFra
     wrong = frame.filter(~(pl.col("x_px").is_finite() & pl.col("y_px").is_finite()).fill_null(value=False))
     if wrong.height:
         raise _refuse(path, f"{wrong.height} rows without numbers for x and y", "a centre in every row")
+    if nameless := frame["micrograph"].null_count():
+        raise _refuse(path, f"{nameless} rows without a micrograph", "the name of a micrograph in every row")
     stems = {name: find_micrograph_stem(name) for name in frame["micrograph"].unique()}
     return frame.with_columns(pl.col("micrograph").replace_strict(stems, return_dtype=pl.String))
 
