@@ -130,7 +130,9 @@ def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
 
 def _write_intermediate(folder: Path, dataset: Dataset) -> int:
     """Write the particles whose classes were the templates of the last picking with templates; return how many."""
-    picked = [run for run in read_runs(dataset.root) if run.params.get("method") == "template" and "classes" in run.inputs]
+    picked = [
+        run for run in read_runs(dataset.root) if run.params.get("method") == "template" and "classes" in run.inputs
+    ]
     path = dataset.root / "runs" / picked[-1].inputs["classes"] / "particles.parquet" if picked else None
     if path is None or not path.is_file():
         return 0
