@@ -201,6 +201,26 @@ def test_movies_of_one_name(toy_project: Any, tmp_path: Path) -> None:
         export_relion(tables, toy_project.root, tmp_path / "to")
 
 
+def test_gain_of_eer_movies_divides(toy_project: Any, tmp_path: Path) -> None:
+    gain = np.random.default_rng(0).uniform(0.8, 1.2, (120, 160)).astype(np.float32)
+    gain[5, 7] = 0
+    write_mrc(toy_project.root / "gain" / "k.mrc", gain, 1.5)
+    exposures = toy_project.tables["exposures"].with_columns(
+        gain_path=pl.lit("gain/k.mrc"),
+        movie_path=pl.col("movie_path").str.replace("mic_b.tif", "mic_b.eer", literal=True),
+    )
+    export_relion({**toy_project.tables, "exposures": exposures}, toy_project.root, tmp_path / "to")
+    np.testing.assert_array_equal(read_mrc(tmp_path / "to" / "Gain" / "k.mrc")[0], gain)
+    divisor = read_mrc(tmp_path / "to" / "Gain" / "k_eer.mrc")[0]
+    assert divisor[5, 7] == 0
+    np.testing.assert_allclose(divisor[gain > 0] * gain[gain > 0], 1, rtol=1e-6)
+    named = {
+        name: read_star(tmp_path / "to" / "motion" / f"{name}.star")["general"]["rlnMicrographGainName"][0]
+        for name in ("mic_a", "mic_b")
+    }
+    assert named == {"mic_a": "Gain/k.mrc", "mic_b": "Gain/k_eer.mrc"}
+
+
 def test_again_keeps_what_relion_wrote(toy_project: Any, folder: Path) -> None:
     (folder / "Class2D").mkdir()
     (folder / "Class2D" / "run_it025_data.star").write_text("hours of work")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from vitreous.errors import ProjectError
@@ -149,13 +150,35 @@ def _write_picks(folder: Path, dataset: Dataset) -> None:
     write_star(folder / "autopick.star", {"coordinate_files": listed})
 
 
+def _name_gain(row: Mapping[str, Any]) -> str:
+    name = Path(row["gain_path"])
+    return f"{name.stem}_eer.mrc" if _goes_with_eer(row) else name.name
+
+
+def _goes_with_eer(row: Mapping[str, Any]) -> bool:
+    return Path(row["movie_path"] or "").suffix.lower() == ".eer"
+
+
+def _write_gains(folder: Path, dataset: Dataset) -> None:
+    """Write the gain references; RELION divides EER movies by an MRC one, and multiplies others with it."""
+    rows = dataset.micrographs.drop_nulls("gain_path").iter_rows(named=True)
+    for name, row in {_name_gain(row): row for row in rows}.items():
+        source = dataset.root / row["gain_path"]
+        if not _goes_with_eer(row):
+            copy_file(source, folder / name)
+            continue
+        gain, header = read_mrc(source)
+        divisor = np.divide(1, gain, out=np.zeros(gain.shape, np.float32), where=gain > 0)
+        write_mrc(folder / name, divisor, header.pixel_size_angstrom or 0.0)
+
+
 def _write_motions(folder: Path, dataset: Dataset) -> list[str]:
     """Write the motion of each movie; warn where RELION's polynomial does not say it well."""
     residuals = {}
     for row in dataset.micrographs.filter(pl.col("trajectory_path").is_not_null()).iter_rows(named=True):
         track = read_track(dataset.root / row["trajectory_path"], row["n_frames"])
         movie = f"{_MOVIES}/{Path(row['movie_path'] or row['name']).name}"
-        gain = f"{_GAIN}/{Path(row['gain_path']).name}" if row["gain_path"] else None
+        gain = f"{_GAIN}/{_name_gain(row)}" if row["gain_path"] else None
         residuals[row["name"]] = write_motion(folder / f"{row['name']}.star", track, row, movie, gain)
     poor = [name for name, residual in residuals.items() if residual > _POOR_FIT_PX]
     if not poor:
@@ -224,8 +247,7 @@ def export_relion(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> E
         warnings += _write_micrographs(staging, dataset)
         _write_picks(staging, dataset)
         warnings += _write_motions(staging / _MOTION, dataset)
-        for gain in dataset.micrographs["gain_path"].drop_nulls().unique().sort():
-            copy_file(root / gain, staging / _GAIN / Path(gain).name)
+        _write_gains(staging / _GAIN, dataset)
         warnings += _write_particles(staging, dataset)
         counts = {
             "micrographs": dataset.micrographs.height,
