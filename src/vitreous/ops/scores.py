@@ -18,7 +18,7 @@ _SIGNIFICANCE = 2.0
 """How many standard errors of the density a valley is deep."""
 
 _EM_ROUNDS = 200
-_LEAST_SURE = 5
+_JUNK_SIGMA, _LEAST_JUNK = 3.0, 5
 _LEAST_GAIN = 10.0
 """Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
@@ -192,8 +192,9 @@ class PowerLimits(NamedTuple):
 def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimits:
     """Return the limits of the power of particles.
 
-    Particles have one normal distribution. What is above it (ice, clumps) has another: where two are significantly better, the
-    upper limit is where a candidate is as likely to be one as the other, though never nearer than half of `n_sigma`.
+    Particles have one normal distribution. What is above it (ice, clumps) has another: where two are significantly better, and
+    three deviations apart, the upper limit is where a candidate is as likely to be one as the other, though never nearer to
+    the particles' mean than three of their deviations.
 
     Parameters
     ----------
@@ -210,11 +211,14 @@ def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimi
     sigma = 1.4826 * float(np.median(median - below))
     reach = max(n_sigma * sigma, margin)
     most = median + reach
-    sure = power > median + n_sigma * sigma
-    if sigma > 0 and sure.sum() >= _LEAST_SURE:
-        mixture = _fit_mixture(power, median + n_sigma * sigma)
-        levels = np.linspace(median + 0.5 * n_sigma * sigma, median + reach, 500)
-        junk = mixture.compute_upper_share(levels) >= 0.5
-        if mixture.gain >= _LEAST_GAIN and junk.any():
-            most = float(levels[int(junk.argmax())])
+    beyond = power > median + _JUNK_SIGMA * sigma
+    if sigma > 0 and beyond.sum() >= _LEAST_JUNK:
+        mixture = _fit_mixture(power, median + _JUNK_SIGMA * sigma)
+        spread = float(np.sqrt(mixture.variance[0]))
+        far = mixture.mean[0] + _JUNK_SIGMA * spread
+        # A second distribution about the same mean only says that the first has tails.
+        if mixture.gain >= _LEAST_GAIN and mixture.weight[1] < 0.5 and mixture.mean[1] > far:
+            levels = np.linspace(far, max(far, most), 500)
+            junk = mixture.compute_upper_share(levels) >= 0.5
+            most = float(levels[int(junk.argmax())]) if junk.any() else most
     return PowerLimits(median - reach, most)

@@ -4,7 +4,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
 import jinja2
@@ -15,7 +14,10 @@ from vitreous.io.atomic import write_text
 from vitreous.model.provenance import RunRecord
 from vitreous.reports import sections
 from vitreous.reports.class_section import draw_classes
+from vitreous.reports.ctf_section import draw_ctf
+from vitreous.reports.curation_section import describe_curation, draw_curation
 from vitreous.reports.motion_section import draw_motion
+from vitreous.reports.pick_section import draw_picks, draw_scores
 from vitreous.reports.plots import LABEL_COLOURS
 
 __all__ = ["write_report"]
@@ -50,24 +52,27 @@ def write_report(root: Path, title: str, tables: Mapping[str, pl.DataFrame], rec
     Path
         The page. It needs no other file and no network.
     """
+    curation = describe_curation(root, tables, records)
     groups = [
         ("Motion", draw_motion(root, tables)),
-        ("CTF", sections.draw_ctf(root, tables)),
-        ("Micrographs with picks", sections.draw_picks(root, tables)),
-        ("Pick scores", sections.draw_scores(tables)),
+        ("CTF", draw_ctf(root, tables)),
+        ("Micrographs accepted", draw_curation(root, tables, curation)),
+        ("Micrographs with picks", draw_picks(root, tables)),
+        ("Pick scores", draw_scores(root, tables, records)),
         ("2D classes", draw_classes(root, tables)),
         ("3D map", sections.draw_volume(root, tables)),
     ]
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        files("vitreous.reports").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.PackageLoader("vitreous.reports")
     )
-    page = template.render(
+    page = environment.get_template("report.html.j2").render(
         title=title,
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         card=sections.describe_dataset(tables),
         counts=sections.count_labels(tables),
         records=records,
+        curation=curation,
         groups=[(name, [_embed(caption, png) for caption, png in pictures]) for name, pictures in groups if pictures],
         colours=LABEL_COLOURS,
     )
