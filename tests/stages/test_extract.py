@@ -14,6 +14,8 @@ from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import write_star
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
+from vitreous.stages.classify2d import STAGE as CLASSIFY2D
+from vitreous.stages.classify2d import Classify2dParams
 from vitreous.stages.extract import STAGE, ExtractParams
 
 PIXEL, DIAMETER, SHAPE = 2.0, 100.0, (300, 400)
@@ -217,6 +219,54 @@ def test_second_extraction_centres_what_was_picked_off_its_particle(
     # What is no particle is left where it is.
     assert rows.row(2, named=True)["x_px"] == PLACES[2][0] + offset[0]
     assert rows.row(2, named=True)["class_origin_x_angstrom"] == offset[0] * PIXEL
+
+
+def test_classes_of_displaced_picks_bring_them_back(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    """The whole way: picks off long particles that lie in any direction, 2D classification, second extraction."""
+    rng = np.random.default_rng(1)
+    side, step = 720, 80
+    y, x = np.mgrid[:side, :side]
+    places, names = [], []
+    for name in ("m0", "m1"):
+        image = rng.normal(size=(side, side))
+        for i, j in np.ndindex(8, 8):
+            cx, cy = (np.array([j, i]) + 1) * step + rng.uniform(-4, 4, 2)
+            angle = rng.uniform(0, np.pi)
+            along, across = (
+                (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle),
+                (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle),
+            )
+            image -= 2 * np.exp(-(along**2) / (2 * 12**2) - across**2 / (2 * 6**2))
+            places.append((cx, cy))
+            names.append(name)
+        write_mrc(tmp_path / f"{name}.mrc", image.astype(np.float32), PIXEL)
+    truth, n = np.array(places), len(places)
+    picked = truth + rng.uniform(-3, 3, (n, 2))
+    optics = {name: pl.lit(None, pl.Float64) for name in ("defocus_u_angstrom", "defocus_v_angstrom")}
+    micrographs = tables["micrographs"].with_columns(nx_px=side, ny_px=side, **optics)
+    rows = {
+        "particle_id": [f"p{i}" for i in range(n)],
+        "micrograph_id": names,
+        "x_px": picked[:, 0],
+        "y_px": picked[:, 1],
+    }
+    fixed = {"diameter_angstrom": [DIAMETER] * n, "picker": ["blob"] * n, "label": ["positive"] * n}
+    particles = complete_table("particles", pl.DataFrame({**rows, **fixed}))
+    given = {"micrographs": micrographs, "particles": particles}
+    given["particles"] = run(tmp_path, given, ExtractParams()).tables["particles"]
+    inputs, params = Inputs(given), Classify2dParams(n_classes=1, n_iterations=8, max_resolution_angstrom=12)
+    folder = RunFolder(tmp_path, tmp_path / "runs" / "007-classify2d")
+    found = CLASSIFY2D.compute(CLASSIFY2D.load(inputs, params, Context(tmp_path)), params, lambda fraction, words: None)
+    (folder.path / "images").mkdir(parents=True)
+    classified = complete_table("particles", CLASSIFY2D.save(found, inputs, params, folder).tables["particles"])
+    moved = run(tmp_path, given | {"particles": classified}, ExtractParams(recentre=True)).tables["particles"]
+
+    def measure(frame: pl.DataFrame) -> float:
+        return float(np.sqrt(np.square(frame.select("x_px", "y_px").to_numpy() - truth).sum(axis=1).mean()))
+
+    assert measure(particles) > 2
+    # Noise alone leaves half a pixel; a wrong sign would double the distance.
+    assert measure(moved) < 1
 
 
 def test_recentred_particles_stay_in_the_micrograph_and_get_the_defocus_of_their_new_place(
