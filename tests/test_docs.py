@@ -54,6 +54,7 @@ PREPARED = {
     "docs/how-to/evaluate.md": "myproject",
     "docs/how-to/export.md": "myproject",
     "docs/how-to/pick-by-hand.md": "myproject",
+    "docs/how-to/select-classes.md": "myproject",
     "docs/how-to/training.md": "myproject",
     "docs/reference/tables.md": "myproject",
     "docs/tutorials/demo.md": "demo/project",

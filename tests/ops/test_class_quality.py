@@ -1,5 +1,6 @@
 """The features and the shipped model, on simulated classes of a structure that the model was not trained on."""
 
+import runpy
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -125,3 +126,14 @@ def test_no_classes() -> None:
     resolution = measure_resolution(make_empty_sums(1, 32), torch.zeros(2, 1, 32, 32), torch.ones(32, 32))
     with pytest.raises(ValueError, match="no class average"):
         compute_class_features(sums, averages, resolution, 10.0, 12.0)
+
+
+@pytest.mark.shared_data
+def test_classes_of_real_ribosomes(shared_data: Path) -> None:
+    place = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "select2d.py"
+    benchmark = runpy.run_path(str(place))
+    found = benchmark["measure_real"](shared_data, benchmark["REAL"]["80S ribosome, EMPIAR-10028"])
+    assert found["precision_before"] < 0.65
+    assert found["auc"] >= 0.95
+    assert found["precision"] > 0.95
+    assert found["recall"] > 0.95
