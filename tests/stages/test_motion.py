@@ -252,6 +252,9 @@ def make_bad(folder: Path, kind: str) -> None:
         with path.open("r+b") as file:
             file.seek(1024 + 4 * (2 * 64 * 64 + 100))
             file.write(np.full(3, np.nan, "<f4").tobytes())
+    elif kind == "empty":
+        counts[2] = 0
+        write_mrc(path, counts, 2.0)
     elif kind == "truncated":
         os.truncate(path, path.stat().st_size - 64 * 64 * 6)
     else:
@@ -262,6 +265,7 @@ def make_bad(folder: Path, kind: str) -> None:
     ("kind", "words"),
     [
         ("nan", "found 3 pixels that are no number or infinite in frame 3"),
+        ("empty", "no count at all in frame 3"),
         ("truncated", "truncated"),
         ("short", "3 frames"),
     ],
@@ -271,14 +275,14 @@ def test_damage_that_ingest_does_not_see_is_a_failed_item(tmp_path: Path, kind: 
     data = tmp_path / "data"
     for name in ("good1", "bad", "good2"):
         write_mrc(data / f"{name}.mrc", np.random.default_rng(5).poisson(20.0, (5, 64, 64)).astype(np.float32), 2.0)
-    if kind == "nan":
+    if kind in {"nan", "empty"}:
         make_bad(data, kind)
     steps = tuple(RecipeStep(stage=f"vitreous.stages.{name}:STAGE") for name in ("ingest", "motion"))
     facts = Facts(movies=str(data / "*.mrc"), pixel_size_angstrom=2.0, total_dose=10)
     project = create_project(tmp_path / "project", facts, Recipe(steps=steps))
     machine = Machine(workers=1, threads=1)
     assert run_stage(project, steps[0].stage, {}, machine).failed == ()
-    if kind != "nan":
+    if kind not in {"nan", "empty"}:
         make_bad(data, kind)
     record = run_stage(project, steps[1].stage, {}, machine)
     assert [item.item_id for item in record.failed] == ["bad"]

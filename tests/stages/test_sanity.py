@@ -81,6 +81,17 @@ def test_saturation(dtype: type) -> None:
     assert check_saturation(frames.astype(np.float32)) == ()
 
 
+@pytest.mark.parametrize("mean", [4, 6, 12])
+def test_saturation_of_four_bits(mean: float) -> None:
+    counts = np.random.default_rng(0).poisson(mean, (2, 900, 1000)).astype(np.uint8)
+    assert (counts > 15).any()
+    (warning,) = check_saturation(np.minimum(counts, 15))
+    assert "hold 15, the largest count of 4 bits" in warning
+    # A tail that ends there by itself.
+    assert check_saturation(np.where(counts > 15, 0, counts).astype(np.uint8)) == ()
+    assert check_saturation(np.minimum(counts, 15).astype(np.uint16)) == ()
+
+
 def test_super_resolution_pixel_size_of_binned_images() -> None:
     """EMPIAR-10345: 0.673 Å of the super-resolution movies given for micrographs binned to 1.345 Å."""
     (warning,) = check_pixel_size([(3838, 3710, 0.673)] * 3)

@@ -127,6 +127,15 @@ def _check_frames(path: Path, item: ExposureItem, frames: NDArray[np.generic], g
             expected=f"{gain.shape[1]}x{gain.shape[0]} as the gain reference",
             remedy="Check that the gain reference belongs to these movies.",
         )
+    empty = [number for number, frame in enumerate(frames, start=1) if not frame.any()]
+    if empty:
+        raise InputFileError(
+            path,
+            found=f"no count at all in {'frame' if len(empty) == 1 else 'frames'} {', '.join(map(str, empty[:5]))}"
+            + (f" and {len(empty) - 5} more" if len(empty) > 5 else ""),
+            expected=f"counts in each of {len(frames)} frames",
+            remedy="The recording was interrupted; leave the movie out.",
+        )
     if not np.issubdtype(frames.dtype, np.floating):
         return
     for number, frame in enumerate(frames, start=1):

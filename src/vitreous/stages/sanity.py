@@ -26,6 +26,7 @@ _FEWEST_COUNTS = 0.4
 _MOST_COUNTS = 2.0
 _ALIKE = 1.5
 _SATURATED_SHARE = 1e-5
+_FOUR_BITS = 15
 _MOST_FRAME_DOSE = 15.0
 _LEAST_FRAME_DOSE = 0.02
 _LOW_DEFOCUS_ANGSTROM = 6000.0
@@ -100,14 +101,20 @@ def check_frame_counts(exposures: pl.DataFrame) -> tuple[str, ...]:
 
 
 def check_saturation(frames: NDArray[Any]) -> tuple[str, ...]:
-    """Doubt whole-number counts of which many are the largest that their type can hold."""
+    """Doubt whole-number counts of which many are the largest that their type can hold, or that 4 bits can."""
     if not np.issubdtype(frames.dtype, np.integer):
         return ()
-    largest = np.iinfo(frames.dtype).max
+    largest, kind = int(np.iinfo(frames.dtype).max), frames.dtype.name
+    if frames.dtype == np.uint8 and frames.max() == _FOUR_BITS:
+        # Counts of 4 bits come in bytes. A tail falls ever faster; what was cut off is heaped up at its end.
+        before, last, top = (np.count_nonzero(frames == _FOUR_BITS - i) for i in (2, 1, 0))
+        if top * before <= last**2:
+            return ()
+        largest, kind = _FOUR_BITS, "4 bits"
     if np.count_nonzero(frames == largest) <= _SATURATED_SHARE * frames.size:
         return ()
     return (
-        f"more than 1 of {1 / _SATURATED_SHARE:.0f} pixels hold {largest}, the largest count of {frames.dtype.name}; expected "
+        f"more than 1 of {1 / _SATURATED_SHARE:.0f} pixels hold {largest}, the largest count of {kind}; expected "
         "none: brighter ones were cut off, which spoils the sum. Record shorter frames or in a larger type",
     )
 
