@@ -9,6 +9,7 @@ from torch import Tensor
 from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.ops.ctf_estimate import CtfEstimate, compute_half_and_half, estimate_ctf
 from vitreous.ops.ctf_fit import CtfValues, FitBand
+from vitreous.ops.ctf_refine import list_pixels, refine_ctf
 from vitreous.ops.spectra import compute_tile_spectra
 
 BAND = FitBand(1 / 30, 1 / 4, 300, 2.7, 0.1)
@@ -63,6 +64,17 @@ def test_phase_plate() -> None:
     assert found.refined.values.phase_shift_deg == pytest.approx(65, abs=4)
     assert found.refined.values.mean_angstrom == pytest.approx(14_100, abs=60)
     assert 0 < found.refined.phase_shift_error_deg < 4
+
+
+def test_weak_rings_are_used_to_their_end() -> None:
+    """As well known as from all elements of the band, although the search sees less."""
+    image = draw_field(0, strength=0.4)
+    found, tiles = estimate(image, with_surface=False), compute_tile_spectra(image, 256)
+    pixels = list_pixels(256, (PIXEL, PIXEL), BAND.k_min, BAND.k_max)
+    whole = refine_ctf(tiles.mean, pixels, found.refined.values, BAND, tiles.n_looks, tiles.lag_weights)
+    assert whole.significance > 10
+    assert found.refined.mean_error_angstrom == pytest.approx(whole.mean_error_angstrom, rel=0.05)
+    assert abs(found.refined.values.mean_angstrom - 14_100) < 4 * whole.mean_error_angstrom
 
 
 def test_nothing_in_view() -> None:

@@ -123,6 +123,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert len(k) == len(curves["spectrum"]) == len(curves["ctf_squared"]) == len(curves["correlation"])
     assert k[0] == pytest.approx(1 / 30, abs=1e-3)
     assert k[-1] == pytest.approx(1 / 4, abs=1e-3)
+    picture = [list(bytes.fromhex(line)) for line in curves.pop("spectrum_beside_ctf")]
+    assert np.array(picture).shape == (160, 160)
     assert all(np.isfinite(np.array(curve, dtype=float)).all() for curve in curves.values())
     best = curves["search_defocus_angstrom"][int(np.argmax(curves["search_score"]))]
     assert best == pytest.approx(15050, abs=100)

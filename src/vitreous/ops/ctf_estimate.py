@@ -26,8 +26,11 @@ from vitreous.ops.spectra import TileSpectra, compute_polar_spectrum
 __all__ = ["CtfCurves", "CtfEstimate", "compute_half_and_half", "estimate_ctf"]
 
 _N_ANGLES, _N_FREQUENCIES = 90, 320
+_SHARE = 4
+"""Neighbouring angles that are averaged: at high frequencies 90 lines alone would miss most elements of a spectrum."""
 _BEYOND = 1.15
 """Frequencies are used up to this much beyond the resolution of a first fit."""
+_WIDER = 1.05
 _STRAYED = 0.15
 _N_PICTURE_ANGLES, _ARC = 180, 6
 _SMOOTH = 20
@@ -146,8 +149,11 @@ def estimate_ctf(
     power = tiles.mean
     device, tile = power.device, power.shape[0]
     k = torch.linspace(band.k_min, band.k_max, _N_FREQUENCIES, device=device)
-    polar = compute_polar_spectrum(power, k * pixel_sizes[0], _N_ANGLES, pixel_ratio=pixel_sizes[1] / pixel_sizes[0])
-    angles = (torch.arange(_N_ANGLES, device=device) / _N_ANGLES - 0.5) * math.pi
+    fine = compute_polar_spectrum(
+        power, k * pixel_sizes[0], _SHARE * _N_ANGLES, pixel_ratio=pixel_sizes[1] / pixel_sizes[0]
+    )
+    polar = fine.reshape(_N_ANGLES, _SHARE, -1).mean(dim=1)
+    angles = ((torch.arange(_N_ANGLES, device=device) + 0.5 * (1 - 1 / _SHARE)) / _N_ANGLES - 0.5) * math.pi
     found = search_ctf(
         polar,
         k,
@@ -162,6 +168,11 @@ def estimate_ctf(
     refined = _refine(power, found.values, band, pixel_sizes, found.resolution_angstrom, tiles, with_phase, None)
     profiles = average_equal_phase(tiles.power, every, refined.values, band)
     curves = _judge(profiles.power.mean(dim=0), profiles.k, refined.values, band)
+    if _find_end(curves.resolution_angstrom, band) > _WIDER * _find_end(found.resolution_angstrom, band):
+        # The search sees a share of the elements only; with all of them rings go on.
+        refined = _refine(power, refined.values, band, pixel_sizes, curves.resolution_angstrom, tiles, with_phase, None)
+        profiles = average_equal_phase(tiles.power, every, refined.values, band)
+        curves = _judge(profiles.power.mean(dim=0), profiles.k, refined.values, band)
     surface: DefocusSurface | None = None
     if with_surface and curves.score > 0:
         for _ in range(2):

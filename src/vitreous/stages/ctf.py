@@ -256,7 +256,7 @@ def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
 
 STAGE = ItemStage(
     name="ctf",
-    version="5",
+    version="6",
     summary="Fit defocus, astigmatism and local defocus to the power spectra of every micrograph, with standard errors.",
     params=CtfParams,
     item=MicrographItem,
