@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from vitreous.cli.picks import picks
+from vitreous.cli.projects import new
 from vitreous.engine.machine import Machine
 from vitreous.engine.project import Project, create_project, open_project, read_decisions
 from vitreous.engine.records import read_current_records, read_current_tables, read_status
@@ -22,6 +23,7 @@ from vitreous.errors import ProjectError, SettingError
 from vitreous.io.coordinates import read_coordinates
 from vitreous.io.mrc import write_mrc
 from vitreous.model.documents import Facts
+from vitreous.model.provenance import Recipe
 
 ALONE = Machine(workers=1, threads=1)
 
@@ -154,3 +156,38 @@ def test_a_killed_process_loses_nothing_that_it_had_written_down(project: Projec
     by_time = [len([mark for mark in found if mark.when == when]) for when in sorted({mark.when for mark in found})]
     assert len(by_time) - n in (0, 1)
     assert by_time == [1 + i % 50 for i in range(len(by_time))]
+
+
+def test_a_recipe_from_picks_by_hand_waits_and_goes_on(project: Project, tmp_path: Path) -> None:
+    root = tmp_path / "hand"
+    words = [
+        "--micrographs",
+        str(tmp_path / "data" / "*.mrc"),
+        "--pixel-size",
+        "2",
+        "--diameter",
+        "40",
+        "--recipe",
+        "by-hand",
+    ]
+    with pytest.raises(SettingError, match="--ask sort: the recipe has no such stage; it is ingest"):
+        CliRunner().invoke(new, [str(root), *words, "--ask", "sort"], catch_exceptions=False)
+    CliRunner().invoke(new, [str(root), *words, "--ask", "select2d"], catch_exceptions=False)
+    recipe = open_project(root).recipe
+    assert {step.stage for step in recipe.unroll() if step.ask} == {"select2d"}
+    assert recipe.loop is not None
+    # Noise has no CTF to speak of: the rest of the recipe begins at the picks.
+    short = Recipe(steps=(*recipe.steps[:2], recipe.steps[4], recipe.steps[5]))
+    facts = Facts(micrographs=str(tmp_path / "data" / "*.mrc"), pixel_size_angstrom=2.0, diameter_angstrom=40.0)
+    made = create_project(tmp_path / "short", facts, short)
+    run = [sys.executable, "-c", "from vitreous.cli.main import main; main()", "run", str(made.root), "--workers", "1"]
+    waits = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert waits.returncode == 2
+    assert "waiting: annotate: waits for a person's picks in 3 micrographs, found them in 0" in waits.stderr
+    assert read_status(made).waiting_for is not None
+    for i in range(3):
+        call("add", made.root, "--who", "ada", "--micrograph", f"m{i}", "--at", 60, 45, "--at", 2, 2)
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+    particles = read_current_tables(made, read_current_records(made))["particles"]
+    assert particles["label"].to_list() == ["positive"] * 6
+    assert read_status(made).waiting_for is None

@@ -128,6 +128,8 @@ def test_coco(toy_project: Any, tmp_path: Path) -> None:
             for one in coco.loadAnns(coco.getAnnIds(imgIds=image["id"], catIds=coco.getCatIds(catNms=["particle"]))):
                 x, y, width, height = one["bbox"]
                 assert (width, height, one["area"]) == (18, 18, 324)
+                assert set(one["attributes"]) == {"picker", "annotator", "reason"}
+                assert one["attributes"]["picker"]
                 numbers.append(one["id"])
                 rows.append((Path(image["file_name"]).stem, x + width / 2, y + height / 2))
     assert names == {"mic_a", "mic_b", "mic_empty"}

@@ -26,13 +26,16 @@ _COORDINATES = {
 }
 _CATEGORY = 1
 
+_ATTRIBUTES = ("picker", "annotator", "reason")
+"""What found the particle, who stands behind it, and why it is none."""
+
 
 def _annotate(
     numbered: Sequence[tuple[int, str]], groups: Mapping[str, pl.DataFrame], first: int
 ) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
     for image, name in numbered:
-        for x, y, side in groups[name].select("x_px", "y_px", "diameter_px").iter_rows():
+        for x, y, side, *said in groups[name].select("x_px", "y_px", "diameter_px", *_ATTRIBUTES).iter_rows():
             annotations.append(
                 {
                     "id": first + len(annotations),
@@ -41,6 +44,7 @@ def _annotate(
                     "bbox": [round(value, 3) for value in (x - side / 2, y - side / 2, side, side)],
                     "area": round(side * side, 3),
                     "iscrowd": 0,
+                    "attributes": dict(zip(_ATTRIBUTES, said, strict=True)),
                 }
             )
     return annotations
