@@ -7,18 +7,16 @@ from numpy.typing import NDArray
 
 from vitreous.ops.average2d import (
     average_images,
-    centre_spectra,
-    combine_halves,
     compute_mass_centre,
     compute_power,
     compute_ring_correlation,
     compute_ring_index,
-    filter_halves,
     find_resolution_ring,
     make_soft_circle,
     multiply_complex,
-    rotate_images,
+    run_single_threaded,
     shift_spectra,
+    sum_turned_back,
 )
 from vitreous.ops.fourier import irfft2, rfft2
 
@@ -37,30 +35,30 @@ def draw(angle_deg: float, shift_yx: tuple[float, float] = (0, 0), sigma: float 
     return torch.from_numpy(image).float()
 
 
-def test_a_quarter_turn_takes_x_to_y() -> None:
-    image = draw(0)[None]
-    # The odd window about N // 2 is turned exactly; with rows downward, k = -1 takes +x (right) to +y (down).
-    window = torch.rot90(image[0, 1:, 1:], -1)
-    turned = rotate_images(image, torch.tensor([90.0]))[0, 1:, 1:]
-    torch.testing.assert_close(turned, window, atol=2e-3, rtol=0)
+@pytest.mark.parametrize("angle", [-170.0, -33.0, 0.0, 12.5, 90.0])
+def test_an_image_turned_back_is_the_analytic_one(angle: float) -> None:
+    index = torch.zeros(1, dtype=torch.long)
+    shift = torch.tensor([[1.5, -2.25]])
+    image, power = sum_turned_back(draw(20 + angle, (1.5, -2.25))[None], None, index, torch.tensor([angle]), shift)
+    y, x = np.mgrid[:N, :N] - N // 2
+    # Corners show the periodic image's neighbours.
+    inside = torch.from_numpy(np.hypot(x, y) < N // 2)
+    assert (image - draw(20))[inside].abs().max() < 0.003
+    assert (power == 1).all()
 
 
-@pytest.mark.parametrize("angle", [-170.0, -33.0, 0.0, 12.5, 100.0])
-def test_turned_images_are_the_analytic_ones(angle: float) -> None:
-    turned = rotate_images(draw(20)[None], torch.tensor([angle]))[0]
-    assert (turned - draw(20 + angle)).abs().max() < 0.002
+def test_work_is_done_in_order_by_single_threads() -> None:
+    before = torch.get_num_threads()
+    found = run_single_threaded(lambda i: (i, torch.get_num_threads()), range(5))
+    assert found == [(i, 1) for i in range(5)]
+    assert torch.get_num_threads() == before
 
 
-def test_rings_and_centred_spectra() -> None:
+def test_rings() -> None:
     ring = compute_ring_index(8)
     assert ring[0].tolist() == [0, 1, 2, 3, 4]
     assert ring[7, 0] == ring[1, 0] == 1
     assert ring[2, 2] == 3
-    point = torch.zeros(1, 8, 8)
-    point[0, 4, 4] = 1
-    torch.testing.assert_close(centre_spectra(rfft2(point), 8), torch.ones(1, 8, 5, dtype=torch.complex64))
-    with pytest.raises(ValueError, match="even"):
-        centre_spectra(torch.zeros(1, 7, 4, dtype=torch.complex64), 7)
 
 
 def test_ring_correlation_is_that_of_full_transforms_in_float64() -> None:
@@ -129,7 +127,7 @@ def test_average_undoes_turn_shift_and_ctf() -> None:
     images, angle, shift = simulate(n, ctf, 0.0)
     average, correlation = average_images(
         images,
-        torch.from_numpy(ctf),
+        torch.from_numpy(ctf).__getitem__,
         torch.arange(n) % 2,
         torch.zeros(n, dtype=torch.long),
         angle,
@@ -153,20 +151,6 @@ def test_classes_are_averaged_apart_and_noise_is_filtered_away() -> None:
     # Noise aligned without looking at it does not correlate.
     assert abs(correlation[1, 4:14].mean()) < 0.15
     assert average[1].std() < 0.3 * average[0].std()
-
-
-def test_halves_share_their_low_rings_only() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sums = rfft2(10 * draw(0) + torch.randn(2, 1, N, N, generator=generator))
-    power, whole = torch.full((2, 1, N // 2 + 1), 10.0), torch.ones(N, N)
-    average, correlation = combine_halves(sums, power, whole)
-    halves = rfft2(filter_halves(sums, power, whole, correlation, shared_ring=4))
-    ring = compute_ring_index(N)
-    low, high = ring <= 4, (ring > 4) & (ring < N // 2)
-    torch.testing.assert_close(halves[0][..., low], halves[1][..., low])
-    torch.testing.assert_close(halves[0][..., low], rfft2(average)[..., low], atol=1e-3, rtol=1e-3)
-    gain = correlation[0].clamp(0, 0.999)[ring.clamp_max(N // 2)]
-    torch.testing.assert_close(halves[:, 0][..., high], (sums[:, 0] / 10 * gain)[..., high], atol=1e-3, rtol=1e-3)
 
 
 def test_an_empty_half_leaves_a_blurred_average() -> None:
