@@ -67,12 +67,12 @@ def test_phase_plate() -> None:
 
 
 def test_weak_rings_are_used_to_their_end() -> None:
-    """As well known as from all elements of the band, although the search sees less."""
-    image = draw_field(0, strength=0.4)
+    """As well known as from all elements of the band: lines along 90 angles alone lose these rings at 6 Å."""
+    image = draw_field(0, strength=0.25)
     found, tiles = estimate(image, with_surface=False), compute_tile_spectra(image, 256)
     pixels = list_pixels(256, (PIXEL, PIXEL), BAND.k_min, BAND.k_max)
     whole = refine_ctf(tiles.mean, pixels, found.refined.values, BAND, tiles.n_looks, tiles.lag_weights)
-    assert whole.significance > 10
+    assert whole.significance > 5
     assert found.refined.mean_error_angstrom == pytest.approx(whole.mean_error_angstrom, rel=0.05)
     assert abs(found.refined.values.mean_angstrom - 14_100) < 4 * whole.mean_error_angstrom
 
