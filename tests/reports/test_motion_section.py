@@ -76,3 +76,26 @@ def test_whole_frames_only(tmp_path: Path) -> None:
 
 def test_finished_micrographs_have_no_motion(tmp_path: Path) -> None:
     assert draw_motion(tmp_path, make_table([write_movie(tmp_path, "m", 0.0, 1.0) | {"trajectory_path": None}])) == []
+
+
+def test_the_gain_reference_and_its_evidence_are_said(tmp_path: Path) -> None:
+    row = write_movie(tmp_path, "m", 0.0, 0.0)
+    exposure = {"exposure_id": "m", "n_frames": 3, "nx_px": 800, "ny_px": 600, "pixel_size_angstrom": 0.75, **OPTICS}
+    exposures = [
+        exposure | {"gain_path": "gain/k.mrc"},
+        exposure | {"exposure_id": "other", "gain_path": "gain/unknown.mrc"},
+    ]
+    record = {
+        "source": "../k3.tif",
+        "description": "turned by 180 degrees",
+        "polarity": "divide",
+        "evidence": {"verdict": "clear", "significance": 63.7, "expected_significance": 66.4},
+    }
+    (tmp_path / "gain").mkdir()
+    (tmp_path / "gain" / "k.json").write_text(json.dumps(record))
+    tables = make_table([row]) | {"exposures": complete_table("exposures", pl.DataFrame(exposures))}
+    caption = draw_motion(tmp_path, tables)[0][0]
+    assert "Gain reference k3.tif: turned by 180 degrees, divides" in caption
+    assert "clear (significance 64, 66 if it is theirs)" in caption
+    assert "unknown" not in caption
+    assert "Gain" not in draw_motion(tmp_path, make_table([row]))[0][0]

@@ -73,6 +73,25 @@ def _describe(tracks: list[Track]) -> str:
     )
 
 
+def _describe_gains(root: Path, tables: Mapping[str, pl.DataFrame]) -> str:
+    """Say how the gain references lie on the movies and how surely, as ingest wrote it beside them."""
+    sentences = list[str]()
+    if "exposures" not in tables:
+        return ""
+    for path in tables["exposures"]["gain_path"].drop_nulls().unique().sort():
+        record = (root / path).with_suffix(".json")
+        if not record.is_file():
+            continue
+        document = json.loads(record.read_text(encoding="utf-8"))
+        evidence, verb = document["evidence"], "multiplies" if document["polarity"] == "multiply" else "divides"
+        found, expected = (f"{evidence[name]:.0f}" for name in ("significance", "expected_significance"))
+        sentences.append(
+            f" Gain reference {Path(document['source']).name}: {document['description']}, {verb}; the movies' evidence is "
+            f"{evidence['verdict']} (significance {found}, {expected} if it is theirs)."
+        )
+    return "".join(sentences)
+
+
 def draw_motion(root: Path, tables: Mapping[str, pl.DataFrame]) -> list[tuple[str, bytes]]:
     """Draw the motion of all movies, and of patches where local motion is largest; captions and PNGs."""
     if "micrographs" not in tables:
@@ -84,7 +103,7 @@ def draw_motion(root: Path, tables: Mapping[str, pl.DataFrame]) -> list[tuple[st
     if not found:
         return []
     tracks = [track for _, _, track in found]
-    pictures = [(_describe(tracks), plot_motion_overview(tracks))]
+    pictures = [(_describe(tracks) + _describe_gains(root, tables), plot_motion_overview(tracks))]
     largest = sorted((entry for entry in found if entry[2].is_local), key=lambda entry: -entry[2].local_angstrom)
     for row, document, track in largest[:MAX_MOVIES]:
         caption = (
