@@ -60,6 +60,7 @@ def check_release(project: Path, folder: Path, n_micrographs: int) -> None:
     assert len(labels) == n_micrographs
     assert (folder / "relion" / "particles.star").is_file()
     assert (folder / "relion" / "micrographs.star").is_file()
+    assert (folder / "relion" / "Class2D" / "run_model.star").is_file()
     page = Path(call("report", project).strip()).read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 5
 
@@ -115,6 +116,12 @@ def test_real_apoferritin_becomes_a_dataset(tmp_path: Path, shared_data: Path) -
     average = read_mrc(project / chosen["image_path"])[0][chosen["image_index"]]
     hole, shell = measure_ring(average, chosen["pixel_size_angstrom"])
     assert shell > hole + 0.2 * average.std()
+    summary = json.loads(call("status", project, "--json"))["classes"]
+    assert summary["n_selected"] == tables["classes"]["selected"].sum()
+    assert 5 < summary["best_10"]["mean_angstrom"] < 25
+    assert (
+        summary["best_10"]["low_angstrom"] < summary["best_10"]["mean_angstrom"] < summary["best_10"]["high_angstrom"]
+    )
     assert tables["particles"].filter(pl.col("label") == "negative").height > 0
     check_release(project, tmp_path / "release", 12)
     if shutil.which("relion_preprocess") is not None:
