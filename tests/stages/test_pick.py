@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from vitreous.errors import UserError
-from vitreous.io.mrc import write_mrc
+from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
 from vitreous.stages.pick import STAGE, PickParams
@@ -146,3 +146,29 @@ def test_nothing_found(project: Path) -> None:
 def test_micrographs_too_small_to_estimate(project: Path) -> None:
     with pytest.raises(UserError, match="--diameter"):
         run(project, make_tables(None), PickParams(min_diameter_angstrom=300))
+
+
+def test_templates_from_files(project: Path) -> None:
+    """A stack, and a map whose projections are those of a ball."""
+    ball = np.zeros((32, 32, 32), np.float32)
+    ball[np.sum((np.mgrid[:32, :32, :32] - 16.0) ** 2, axis=0) < (DIAMETER / PIXEL / 2) ** 2] = 1
+    write_mrc(project / "ball.mrc", ball, PIXEL, volume=True)
+    write_mrc(project / "ball.mrcs", ball.sum(axis=0)[None], PIXEL)
+    found = {}
+    for name in ("ball.mrc", "ball.mrcs"):
+        result = run(project, make_tables(), PickParams(method="template", templates=name, template_views=3))
+        found[name] = result.tables["particles"]
+        assert set(found[name]["picker"]) == {"template"}
+    best = [frame.filter(pl.col("micrograph_id") == "m0").head(4).sort("x_px") for frame in found.values()]
+    np.testing.assert_allclose(best[0]["x_px"], best[1]["x_px"], atol=1.0)
+    assert set(found["ball.mrc"]["template"]) <= {1, 2, 3}
+    with pytest.raises(UserError, match="--method template"):
+        run(project, make_tables(), PickParams(templates="ball.mrc"))
+
+
+def test_bright_particles_are_the_dark_ones_of_the_inverted_image(project: Path, tmp_path: Path) -> None:
+    for path in project.glob("m*.mrc"):
+        write_mrc(tmp_path / path.name, -read_mrc(path)[0], PIXEL)
+    dark = run(project, make_tables(), PickParams()).tables["particles"]
+    bright = run(tmp_path, make_tables(), PickParams(contrast="bright")).tables["particles"]
+    np.testing.assert_allclose(bright["x_px"], dark["x_px"], atol=1e-3)

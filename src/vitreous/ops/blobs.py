@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vitreous.ops.fourier import apply_fourier_crop_2d, compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.peaks import find_peaks
@@ -70,12 +71,15 @@ def resample_for_picking(
     return _reduce(spectrum, shape, pixel_size_angstrom, target_pixel_size_angstrom, high_pass_angstrom)
 
 
-def score_diameters(image: Tensor, pixel_size_angstrom: float, diameters_angstrom: Sequence[float]) -> Tensor:
+def score_diameters(
+    image: Tensor, pixel_size_angstrom: float, diameters_angstrom: Sequence[float], junk: Tensor | None = None
+) -> Tensor:
     """Return how much more clearly dark discs of each diameter stand out of a micrograph than bright ones, `(n,)`.
 
     Noise and ice are bright as often as dark, at any length; particles are dark, and many. The measure is the median correlation
     with dark discs at the best places (as many as would cover a tenth of the image; where that is few, more, so that some lumps
     of ice are not the half of them) less that with bright discs at their best places.
+    Where `junk` `(my, mx)`, which covers the image, is true, nothing is looked for.
     """
     shape = (image.shape[0], image.shape[1])
     spectrum = rfft2(image - image.mean())
@@ -88,6 +92,10 @@ def score_diameters(image: Tensor, pixel_size_angstrom: float, diameters_angstro
         mask = make_disc(size, MASK_FRACTION * diameter / pixel, device=small.device)
         correlation = compute_local_correlation(small, disc[None], mask)[0][0]
         room = small.numel() * (pixel / diameter) ** 2
+        if junk is not None:
+            covered = functional.interpolate(junk[None, None].float(), size, mode="nearest")[0, 0] > 0
+            correlation = torch.where(covered, 0.0, correlation)
+            room *= 1 - float(covered.float().mean())
         n_best = max(5, int(0.1 * room), int(min(_LEAST_PLACES, 0.3 * room)))
         dark, bright = (
             signed[elements[:, 0], elements[:, 1]].median() if len(elements) else signed.new_zeros(())

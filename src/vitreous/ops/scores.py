@@ -18,7 +18,7 @@ _SIGNIFICANCE = 2.0
 """How many standard errors of the density a valley is deep."""
 
 _EM_ROUNDS = 200
-_JUNK_SIGMA, _LEAST_JUNK = 3.0, 5
+_JUNK_SIGMA, _LEAST_JUNK = 4.0, 5
 _LEAST_GAIN = 10.0
 """Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
@@ -193,8 +193,8 @@ def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimi
     """Return the limits of the power of particles.
 
     Particles have one normal distribution. What is above it (ice, clumps) has another: where two are significantly better, and
-    three deviations apart, the upper limit is where a candidate is as likely to be one as the other, though never nearer to
-    the particles' mean than three of their deviations.
+    four deviations apart, the upper limit is where a candidate is as likely to be one as the other, though never nearer to
+    the particles' mean than four of their deviations.
 
     Parameters
     ----------

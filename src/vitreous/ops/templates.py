@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from vitreous.ops.fourier import irfft2, rfft2
 
-__all__ = ["compute_local_correlation", "make_disc", "make_radial_window", "rotate_and_resample"]
+__all__ = ["compute_local_correlation", "make_disc", "make_radial_window", "project_evenly", "rotate_and_resample"]
 
 _LEAST_DEVIATION = 0.01
 """Of the whole image's, for the local deviation: where the image is flat, rounding errors would correlate with anything."""
@@ -70,6 +70,33 @@ def rotate_and_resample(images: Tensor, angles_deg: Tensor, scale: float, size_p
         for image in images
     ]
     return torch.stack(turned)
+
+
+def project_evenly(volume: Tensor, n_views: int) -> Tensor:
+    """Return projections of a volume along directions spread evenly over the sphere, `(n_views, n, n)`.
+
+    Parameters
+    ----------
+    volume
+        `(n, n, n)` as (z, y, x), centred at n // 2.
+    n_views
+        Number of directions, a Fibonacci lattice. Opposite directions show mirror images, which no turn in the plane makes of
+        each other, so that the whole sphere is used.
+    """
+    n = volume.shape[0]
+    step = torch.arange(n, device=volume.device, dtype=torch.float32) - n // 2
+    z, y, x = torch.meshgrid(step, step, step, indexing="ij")
+    views = []
+    for i in range(n_views):
+        tilt = torch.arccos(torch.tensor(1 - (2 * i + 1) / n_views))
+        rot = torch.tensor(i * torch.pi * (3 - 5**0.5))
+        ct, st, cr, sr = torch.cos(tilt), torch.sin(tilt), torch.cos(rot), torch.sin(rot)
+        # Where each voxel of the turned volume comes from: about y by the tilt, then about z.
+        along, across = ct * x + st * z, y
+        source = torch.stack([cr * along - sr * across, sr * along + cr * across, -st * x + ct * z], dim=-1)
+        grid = 2 * (source + n // 2) / (n - 1) - 1
+        views.append(functional.grid_sample(volume[None, None], grid[None], align_corners=True)[0, 0].sum(dim=0))
+    return torch.stack(views)
 
 
 def compute_local_correlation(image: Tensor, templates: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from vitreous.ops.blobs import (
     resample_for_picking,
     score_diameters,
 )
+from vitreous.ops.junk import find_junk
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window
 from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
@@ -74,9 +75,12 @@ def estimate_diameter(
     """
     n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(1.15)))
     diameters = np.geomspace(low_angstrom, high_angstrom, n)
-    scores = torch.stack([score_diameters(image, pixel_size_angstrom, diameters.tolist()) for image in images]).mean(
-        dim=0
-    )
+    # What is junk hardly depends on the diameter, which is not known yet; lumps of ice would be taken for large particles.
+    middle, nowhere = math.sqrt(low_angstrom * high_angstrom), np.empty((0, 2))
+    scores = torch.zeros(n)
+    for image in images:
+        junk = torch.from_numpy(find_junk(image, pixel_size_angstrom, middle, nowhere).kinds > 0).to(image.device)
+        scores += score_diameters(image, pixel_size_angstrom, diameters.tolist(), junk).cpu()
     disc = float(diameters[int(scores.argmax())])
     profile = learn_profile(images, pixel_size_angstrom, disc)
     outer = find_outer_diameter(profile, disc / PICKING_SAMPLES)

@@ -154,6 +154,6 @@ def plot_score_trends(defocus_angstrom: Floats, trends: Sequence[ScoreTrend]) ->
                 label = f"{name}: {slope:+.3g} per µm, r = {r:+.2f}"
                 axes.plot(ends, slope * ends + offset, color=colour, linewidth=1)
             axes.scatter([], [], s=18, color=colour, label=label)
-        axes.set(xlabel="mean defocus (µm)", ylabel=f"median {trend.label} of a micrograph's particles")
+        axes.set(xlabel="mean defocus (µm)", ylabel=f"median {trend.label} of particles")
         axes.legend(fontsize=8)
     return render_png(figure)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,12 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitreous.errors import UserError
+from vitreous.errors import InputFileError, UserError
 from vitreous.io.images import write_picture
 from vitreous.io.mrc import read_mrc
 from vitreous.model.optics import Optics
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
+from vitreous.ops.templates import project_evenly
 from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
@@ -35,6 +38,15 @@ class PickParams(StageParams):
     diameter_angstrom: float | None = Field(
         None, gt=0, description="particle diameter, Å; null: as the project says, else estimated from the data"
     )
+    contrast: Literal["dark", "bright"] = Field(
+        "dark", description="of particles in the micrographs: dark as usual, bright where images are inverted"
+    )
+    templates: str | None = Field(
+        None,
+        description="templates from a file instead of classes, protein bright: a stack of images .mrcs, or a map .mrc that is "
+        "projected; relative to the project or absolute; with method template",
+    )
+    template_views: int = Field(20, ge=1, le=500, description="projections of a map")
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
     min_score: float = Field(0.0, ge=-1, le=1, description="correlation below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
@@ -57,6 +69,7 @@ class MicrographItem(Item):
     profile: tuple[float, ...] = ()
     """Mean of the particle against radius; for blobs."""
     class_stack: str | None = None
+    template_file: str | None = None
     class_indices: tuple[int, ...] = ()
     class_numbers: tuple[int, ...] = ()
 
@@ -68,8 +81,30 @@ class _Loaded:
     templates: TemplateSet | None
 
 
-def _read_image(path: str, context: Context) -> Tensor:
-    return torch.from_numpy(read_mrc(context.root / path)[0]).float().to(context.device)
+def _read_image(path: str, params: PickParams, context: Context) -> Tensor:
+    image = torch.from_numpy(read_mrc(context.root / path)[0]).float().to(context.device)
+    return image if params.contrast == "dark" else -image
+
+
+@lru_cache(maxsize=2)
+def _read_templates(path: Path, n_views: int) -> TemplateSet:
+    """Return the images of a stack, or projections of a map."""
+    images, header = read_mrc(path)
+    if header.pixel_size_angstrom is None:
+        raise InputFileError(
+            path, found="no pixel size in the header", expected="one", remedy="Write it into the header."
+        )
+    if images.shape[-1] != images.shape[-2]:
+        raise InputFileError(
+            path,
+            found=f"images of {images.shape[-1]} x {images.shape[-2]} pixels",
+            expected="square images, centred",
+            remedy="Crop or pad them.",
+        )
+    stack = torch.from_numpy(images.reshape(-1, *images.shape[-2:])).float()
+    if path.suffix.lower() != ".mrcs" and len(stack) == stack.shape[-1]:
+        stack = project_evenly(stack, n_views)
+    return TemplateSet(stack, header.pixel_size_angstrom)
 
 
 def _find_diameter(inputs: Inputs, params: PickParams, samples: Sequence[Tensor], pixel: float) -> tuple[float, bool]:
@@ -93,7 +128,7 @@ def _find_diameter(inputs: Inputs, params: PickParams, samples: Sequence[Tensor]
 
 
 def _choose_templates(inputs: Inputs, params: PickParams) -> pl.DataFrame | None:
-    if params.method != "template" or "classes" not in inputs:
+    if params.method != "template" or params.templates is not None or "classes" not in inputs:
         return None
     chosen = inputs["classes"].filter(pl.col("selected"))
     return chosen.sort("n_particles", descending=True).head(params.max_templates) if chosen.height else None
@@ -107,10 +142,17 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
     pixel = rows[0]["pixel_size_angstrom"]
     alike = [row for row in rows if row["pixel_size_angstrom"] == pixel]
     wanted = alike[:: -(-len(alike) // _N_SAMPLE)]
-    samples = [_read_image(row["micrograph_path"], context) for row in wanted]
+    samples = [_read_image(row["micrograph_path"], params, context) for row in wanted]
     diameter, estimated = _find_diameter(inputs, params, samples, pixel)
     profile: tuple[float, ...] = ()
-    if chosen is None:
+    template_file = None
+    n_templates = 0
+    if params.templates is not None:
+        if params.method != "template":
+            raise UserError("pick: templates were given, but the method is blob; add --method template")
+        template_file = str(context.root / params.templates)
+        n_templates = len(_read_templates(Path(template_file), params.template_views).images)
+    elif chosen is None:
         profile = tuple(learn_profile(samples, pixel, diameter).cpu().tolist())
     return [
         MicrographItem(
@@ -134,8 +176,9 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
             estimated=estimated,
             profile=profile,
             class_stack=None if chosen is None else chosen["image_path"][0],
+            template_file=template_file,
             class_indices=() if chosen is None else tuple(chosen["image_index"]),
-            class_numbers=() if chosen is None else tuple(chosen["class_id"]),
+            class_numbers=tuple(range(1, n_templates + 1)) if chosen is None else tuple(chosen["class_id"]),
         )
         for row in rows
     ]
@@ -143,14 +186,16 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
 
 def _load(item: MicrographItem, params: PickParams, context: Context) -> _Loaded:
     templates = None
-    if item.class_stack is not None:
+    if item.template_file is not None:
+        templates = _read_templates(Path(item.template_file), params.template_views)
+    elif item.class_stack is not None:
         stack, header = read_mrc(context.root / item.class_stack)
         averages = (
             torch.from_numpy(stack.reshape(-1, *stack.shape[-2:])[list(item.class_indices)]).float().to(context.device)
         )
         assert header.pixel_size_angstrom is not None
         templates = TemplateSet(averages, header.pixel_size_angstrom)
-    return _Loaded(item, _read_image(item.micrograph_path, context), templates)
+    return _Loaded(item, _read_image(item.micrograph_path, params, context), templates)
 
 
 @dataclass(frozen=True)
@@ -194,11 +239,11 @@ def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
             "x_px": found.xy_px[:, 0],
             "y_px": found.xy_px[:, 1],
             "diameter_angstrom": np.full(n, item.diameter_angstrom),
-            "picker": ["template" if item.class_stack else "blob"] * n,
+            "picker": ["template" if item.class_numbers else "blob"] * n,
             "ncc": found.ncc,
             "power": found.power,
-            "template": numbers[found.template] if item.class_stack else pl.Series([None] * n, dtype=pl.Int64),
-            "pick_psi_deg": found.psi_deg if item.class_stack else pl.Series([None] * n, dtype=pl.Float64),
+            "template": numbers[found.template] if item.class_numbers else pl.Series([None] * n, dtype=pl.Int64),
+            "pick_psi_deg": found.psi_deg if item.class_numbers else pl.Series([None] * n, dtype=pl.Float64),
             "junk": junk,
             "junk_path": pl.Series([junk_path] * n, dtype=pl.String),
             "label": ["candidate"] * n,
@@ -214,7 +259,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
     warnings = list(saved.warnings)
     if saved.tables["particles"].is_empty():
         raise UserError("pick: no candidate was found; check the diameter and the pixel size, or lower pick.min_score")
-    if params.method == "template" and _choose_templates(inputs, params) is None:
+    if params.method == "template" and params.templates is None and _choose_templates(inputs, params) is None:
         warnings.append("no class is selected: picked without templates")
     return Saved(saved.tables, tuple(warnings))
 
