@@ -14,7 +14,7 @@ from vitreous.ops.blobs import (
     resample_for_picking,
     score_diameters,
 )
-from vitreous.ops.junk import find_junk
+from vitreous.ops.junk import find_junk, look_up_junk
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window
 from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
@@ -46,7 +46,10 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
         disc = -make_disc(shape, diameter_angstrom / 2 / pixel, device=small.device)
         mask = make_disc(shape, MASK_FRACTION * diameter_angstrom / pixel, device=small.device)
         correlation, _ = compute_local_correlation(small, disc[None], mask)
-        elements = find_peaks(correlation[0], 0.8 * diameter_angstrom / pixel, 0.0, _N_BEST)[1]
+        elements = find_peaks(correlation[0], 0.8 * diameter_angstrom / pixel, 0.0)[1]
+        xy = elements[:, ::-1] * (pixels.flip(0).double().numpy() / pixel_size_angstrom)
+        junk = find_junk(image, pixel_size_angstrom, diameter_angstrom, xy[: max(5, len(xy) // 4)])
+        elements = elements[look_up_junk(junk, xy) == ""][:_N_BEST]
         radius = math.ceil(radii[-1] / pixel)
         profile = measure_radial_profile(small, elements, radius).cpu().numpy()
         # The reduced pixel is not exactly what was asked for, and in a coarse micrograph far from it.
