@@ -55,7 +55,7 @@ class JunkMask(NamedTuple):
 def _reduce(image: Tensor, pixels: float) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Return the image with about every `pixels` pixels averaged to one, and the exact numbers along y and x."""
     ny, nx = image.shape
-    size = [max(1, round(n / max(1.0, pixels))) for n in (ny, nx)]
+    size = (max(1, round(ny / max(1.0, pixels))), max(1, round(nx / max(1.0, pixels))))
     # A Fourier transform would make an edge where a gradient of the ice wraps round.
     small = functional.adaptive_avg_pool2d((image - image.mean())[None, None], size)[0, 0]
     return small.cpu().numpy(), (ny / size[0], nx / size[1])
