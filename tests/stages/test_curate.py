@@ -116,6 +116,14 @@ def test_few_micrographs_are_judged_by_what_is_hopeless_alone() -> None:
     assert list_reasons(run(table)) == {"m0": "ctf fit"}
 
 
+def test_rings_that_end_where_images_do_reject_none_and_outliers_of_the_set_are() -> None:
+    """Shrunk images: all rings end beyond what a sharp image of a fine pixel would be refused for."""
+    shrunk = dict.fromkeys(range(12), 17.0)
+    assert list_reasons(run(make_table(12, ctf_resolution_angstrom=shrunk))) == {}
+    assert list_reasons(run(make_table(4, ctf_resolution_angstrom={0: 17.0}))) == {}
+    assert list_reasons(run(make_table(12, ctf_resolution_angstrom={**shrunk, 3: 60.0}))) == {"m3": "ctf resolution"}
+
+
 def test_a_fault_of_most_micrographs_rejects_none() -> None:
     table = make_table(10, ctf_score=dict.fromkeys(range(8), 0.1))
     saved = run(table)

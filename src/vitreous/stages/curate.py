@@ -51,12 +51,15 @@ class _Rule:
     """Never rejected on the good side of this."""
     hopeless: float | None = None
     """Always rejected beyond this."""
+    harmless_px: float = 0.0
+    """In pixels, where this is worse than `harmless`: images hold no more, however good they are."""
 
 
 _RULES = (
     _Rule("ctf_score", -1, 0.6, 0.4),
     _Rule("ctf_significance", -1, 8.0, 8.0),
-    _Rule("ctf_resolution_angstrom", 1, 6.0, 15.0),
+    # No bound for all sets: rings of images that were low-passed or shrunk end there, with nothing wrong.
+    _Rule("ctf_resolution_angstrom", 1, 6.0, harmless_px=4.0),
     _Rule("astigmatism_angstrom", 1, 1000.0),
     _Rule("total_motion_angstrom", 1, 30.0),
     _Rule("ice_ring_score", 1, 1.4),
@@ -158,13 +161,15 @@ def propose_limits(micrographs: pl.DataFrame, outlier_sigma: float) -> list[Limi
         How many robust standard deviations from the median are far; with fewer than eight values nothing is.
     """
     limits = []
+    pixel_size_angstrom = float(micrographs["pixel_size_angstrom"].to_numpy().max(initial=0.0))
     for rule in _RULES:
         values = rule.sign * micrographs[rule.column].drop_nulls().drop_nans().to_numpy()
         bound = np.inf if rule.hopeless is None else rule.sign * rule.hopeless
         if len(values) >= _FEWEST:
             middle = float(np.median(values))
             far = middle + outlier_sigma * 1.4826 * float(np.median(np.abs(values - middle)))
-            bound = min(bound, max(far, rule.sign * rule.harmless))
+            harmless = max(rule.harmless, rule.harmless_px * pixel_size_angstrom)
+            bound = min(bound, max(far, rule.sign * harmless))
         if np.isfinite(bound):
             ends = (-np.inf, bound) if rule.sign > 0 else (-bound, np.inf)
             limits.append(Limit(rule.column, *ends))
@@ -278,7 +283,7 @@ def _save(result: _Judged, inputs: Inputs, params: CurateParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="curate",
-    version="2",
+    version="3",
     summary="Accept or leave out whole micrographs by limits on any column, proposed from the data where none are given.",
     params=CurateParams,
     needs=("micrographs",),
