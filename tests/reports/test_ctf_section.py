@@ -65,6 +65,16 @@ def test_the_file_of_curves_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert figure.landscape.tile_defocus_angstrom.tolist() == [19_990]
 
 
+def test_pictures_in_the_form_of_an_earlier_version_are_left_out(tmp_path: Path) -> None:
+    row = write_fit(tmp_path, "m", 4.0)
+    path = tmp_path / "m.json"
+    document = json.loads(path.read_text())
+    document["spectrum_beside_ctf"] = [[0.0, 1.0], [0.5, 0.5]]
+    path.write_text(json.dumps(document))
+    assert _make_figure(row, document).spectrum_beside_ctf.size == 0
+    assert draw(tmp_path, [row])
+
+
 def test_fits_are_drawn_from_the_best_to_the_worst(tmp_path: Path) -> None:
     rows = [write_fit(tmp_path, f"m{i}", 4.0 + (i * 3) % 7) for i in range(7)]
     captions = draw(tmp_path, rows)

@@ -40,13 +40,19 @@ def _make_figure(row: Mapping[str, Any], document: Mapping[str, Any]) -> CtfFigu
         resolution_angstrom=np.nan if resolution is None else resolution,
         defocus_angstrom=0.5 * (row["defocus_u_angstrom"] + row["defocus_v_angstrom"]),
         defocus_error_angstrom=np.nan if error is None else error,
-        spectrum_beside_ctf=np.array(
-            [list(bytes.fromhex(line)) for line in document.get("spectrum_beside_ctf", [])], float
-        ),
+        spectrum_beside_ctf=_read_picture(document),
         k_max_per_angstrom=float(document.get("spectrum_k_max_per_angstrom", 0)),
         landscape=Landscape(**surface, **tiles) if surface["defocus_angstrom"].size else None,
         **{name: _read_array(document, name) for name in curves},
     )
+
+
+def _read_picture(document: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the picture; empty where an earlier version of the stage wrote it in another form."""
+    lines = document.get("spectrum_beside_ctf", [])
+    if not all(isinstance(line, str) for line in lines):
+        lines = []
+    return np.array([list(bytes.fromhex(line)) for line in lines], float)
 
 
 def _describe(row: Mapping[str, Any]) -> str:
