@@ -18,6 +18,8 @@ from vitreous.stages.review import ReviewParams
 DIAMETER, PIXEL = 100.0, 2.0
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 
 def make_tables(diameter: float | None = None) -> dict[str, pl.DataFrame]:
     micrographs = {

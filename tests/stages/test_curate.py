@@ -13,6 +13,8 @@ from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
 from vitreous.stages.curate import STAGE, CurateParams, count_rejected, parse_limit, propose_limits
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 
 def make_table(n: int = 12, **changes: dict[int, object]) -> pl.DataFrame:
     """Return `n` good micrographs, but for the `changes`: column -> row -> value."""
@@ -65,7 +67,7 @@ def decide(kind: str, subject: str, verdict: str, number: int = 0) -> Decision:
 
 
 def run(table: pl.DataFrame, params: CurateParams | None = None, decisions: tuple[Decision, ...] = ()) -> Saved:
-    params, inputs, root = params or CurateParams(), Inputs({"micrographs": table}, decisions), Path("unused")
+    params, inputs, root = params or CurateParams(), Inputs({"micrographs": table}, decisions), Path()
     loaded = STAGE.load(inputs, params, Context(root))
     result = STAGE.compute(loaded, params, lambda fraction, text: None)
     saved = STAGE.save(result, inputs, params, RunFolder(root, root))

@@ -17,6 +17,8 @@ from vitreous.stages.review import STAGE, ReviewParams
 N_MICROGRAPHS, N_EACH, SIDE, PIXEL, DIAMETER = 10, 60, 1000, 2.0, 100.0
 RADIUS_PX = DIAMETER / PIXEL / 2
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 
 def make_micrographs() -> pl.DataFrame:
     rows = {
