@@ -153,6 +153,7 @@ def extract(folder: Path, image: np.ndarray, centres: list[tuple[float, float]])
         xy_px=tuple(centres),
         box_px=64,
         out_px=64,
+        float16=False,
     )
     write_mrc(folder / "m.mrc", image.astype(np.float32), 1.75)
     context = Context(folder)

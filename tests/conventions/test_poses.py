@@ -208,11 +208,14 @@ def collect_halves(names: list[str], seed: int = 0) -> dict[str, int]:
     particles = complete_table(
         "particles",
         pl.DataFrame({"particle_id": names}).with_columns(
-            micrograph_id=pl.lit("m"), x_px=0.0, y_px=0.0, diameter_angstrom=100.0, picker=pl.lit("blob"),
-            label=pl.lit("positive"),
+            micrograph_id=pl.lit("m"), x_px=1000.0 * pl.int_range(pl.len()), y_px=0.0, diameter_angstrom=100.0,
+            picker=pl.lit("blob"), label=pl.lit("positive"),
         ),
     )  # fmt: skip
-    inputs = Inputs({"particles": particles, "micrographs": empty_table("micrographs")})
+    micrograph = {"micrograph_id": "m", "exposure_id": "m", "micrograph_path": "m.mrc", "nx_px": 1, "ny_px": 1,
+                  "pixel_size_angstrom": 1.0, "voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1,
+                  "optics_group": 1, "accepted": True}  # fmt: skip
+    inputs = Inputs({"particles": particles, "micrographs": complete_table("micrographs", pl.DataFrame([micrograph]))})
     made = EXTRACT.collect(inputs, Saved({"particles": empty_table("particles")}), ExtractParams(seed=seed))
     return dict(made.tables["particles"].select("particle_id", "half").iter_rows())
 
