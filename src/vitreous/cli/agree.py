@@ -21,11 +21,12 @@ from vitreous.cli.classes import (
     read_classification,
 )
 from vitreous.cli.compare import check_names, parse_named
-from vitreous.cli.options import image_size_option, json_option, radius_options
-from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
+from vitreous.cli.numbers import drop_nan, format_number
+from vitreous.cli.options import image_size_option, json_option, radius_options, y_origin_option
+from vitreous.cli.sources import Source, choose_radius, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement, write_json
-from vitreous.io.coordinates import write_coordinates
+from vitreous.io.coordinates import YOrigin, write_coordinates
 from vitreous.io.naming import match_micrographs
 from vitreous.ops.agreement import (
     AnnotatorRates,
@@ -120,10 +121,6 @@ def _collect(frames: Sequence[pl.DataFrame], names: Sequence[str]) -> tuple[list
     return common, [[found[name] for name in common] for found in by_name]
 
 
-def _drop_nan(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
 def _measure_pair(
     names: tuple[str, str], micrographs: Sequence[str], one: list[Points], other: list[Points], radius_px: float
 ) -> PairAtRadius:
@@ -136,11 +133,11 @@ def _measure_pair(
         n_common=sum(count.n_matched for count in counts),
         n_first_only=sum(count.n_false for count in counts),
         n_second_only=sum(count.n_missed for count in counts),
-        f1=_drop_nan(score_counts(counts).f1),
+        f1=drop_nan(score_counts(counts).f1),
         f1_low=interval.low,
         f1_high=interval.high,
         f1_by_micrograph={
-            name: _drop_nan(score_counts([count]).f1) for name, count in zip(micrographs, counts, strict=True)
+            name: drop_nan(score_counts([count]).f1) for name, count in zip(micrographs, counts, strict=True)
         },
     )
 
@@ -247,23 +244,20 @@ def _show(result: Agreement, console: Console) -> None:
     for heading in ("pair", "radius", "common", "first only", "second only", "F1 = positive agreement", "95 %"):
         pairs.add_column(heading)
 
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
     for pair in result.pairs:
         pairs.add_row(
             f"{pair.first}, {pair.second}",
             f"{pair.radius_px:g} px",
             *(str(n) for n in (pair.n_common, pair.n_first_only, pair.n_second_only)),
-            number(pair.f1),
-            f"{number(pair.f1_low)} to {number(pair.f1_high)}",
+            format_number(pair.f1),
+            f"{format_number(pair.f1_low)} to {format_number(pair.f1_high)}",
         )
     console.print(pairs)
     rates = Table()
     for heading in ("annotator", "marks", "sensitivity", "false discovery"):
         rates.add_column(heading)
     for one in result.annotators:
-        rates.add_row(one.name, str(one.n_marks), number(one.sensitivity), number(one.false_discovery))
+        rates.add_row(one.name, str(one.n_marks), format_number(one.sensitivity), format_number(one.false_discovery))
     console.print(rates)
     sets = ", ".join(f"{name} {count}" for name, count in result.consensus.items())
     for found in result.classes:
@@ -283,7 +277,7 @@ def _show(result: Agreement, console: Console) -> None:
     help="radii at which pairs are compared, in diameters (twice --radius)",
 )
 @image_size_option
-@click.option("--y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@y_origin_option
 @click.option(
     "--to", type=click.Path(path_type=Path), metavar="DIR", help="write consensus sets, disagreements, figure"
 )
@@ -295,7 +289,7 @@ def agree(
     radius: float | None,
     factors: str,
     image_size: tuple[float, float] | None,
-    y_origin: Origin,
+    y_origin: YOrigin,
     to: Path | None,
     as_json: bool,
 ) -> None:

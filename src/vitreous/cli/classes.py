@@ -166,7 +166,7 @@ def _get_weights(table: pl.DataFrame) -> NDArray[np.float64]:
 def _summarise(source: Classification, matched: Sequence[int]) -> ClassificationSummary:
     table, weights = source.averages.table, _get_weights(source.averages.table)
     known = table["n_particles"].null_count() == 0
-    resolution = table["resolution_angstrom"].fill_null(float("nan")).to_numpy()
+    resolution = table["resolution_angstrom"].to_numpy()
     best = {
         str(n): compute_weighted_resolution(resolution, table["n_particles"].to_numpy(), n) if known else None
         for n in _BEST

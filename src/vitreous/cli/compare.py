@@ -15,13 +15,15 @@ from vitreous.cli.classes import (
     read_classification,
 )
 from vitreous.cli.evaluate import Evaluation, score
+from vitreous.cli.numbers import format_number
 from vitreous.cli.options import image_size_option, json_option, scoring_options
-from vitreous.cli.sources import Origin, Source, choose_radius, read_sources
+from vitreous.cli.sources import Source, choose_radius, read_sources
 from vitreous.datasets.overlap import Overlap, find_overlap
 from vitreous.engine.project import open_project
 from vitreous.engine.records import read_status
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement
+from vitreous.io.coordinates import YOrigin
 
 __all__ = ["Comparison", "PickerResult", "compare"]
 
@@ -106,20 +108,17 @@ def _show(result: Comparison, console: Console) -> None:
     ):
         table.add_column(heading)
 
-    def number(value: float | None, digits: int = 3) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
     for picker in result.pickers:
         scores = picker.scores
         table.add_row(
             picker.picker,
             str(picker.n_picks),
             str(scores.n_matched),
-            number(scores.precision),
-            number(scores.recall),
-            number(scores.f1),
-            f"{number(scores.f1_low)} to {number(scores.f1_high)}",
-            number(scores.f1_mean_over_micrographs),
+            format_number(scores.precision),
+            format_number(scores.recall),
+            format_number(scores.f1),
+            f"{format_number(scores.f1_low)} to {format_number(scores.f1_high)}",
+            format_number(scores.f1_mean_over_micrographs),
             "-" if picker.resolution_angstrom is None else f"{picker.resolution_angstrom:.2f} Å",
             picker.training_overlap,
         )
@@ -177,8 +176,8 @@ def compare(
     radius: float | None,
     border: float,
     image_size: tuple[float, float] | None,
-    picks_y_origin: Origin,
-    truth_y_origin: Origin,
+    picks_y_origin: YOrigin,
+    truth_y_origin: YOrigin,
     empiar_id: str | None,
     plot: Path | None,
     classes: bool,

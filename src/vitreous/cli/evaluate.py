@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from vitreous.cli.numbers import drop_nan, format_number
 from vitreous.cli.options import image_size_option, json_option, scoring_options
-from vitreous.cli.sources import Origin, Sizes, Source, choose_radius, read_sources
+from vitreous.cli.sources import Sizes, Source, choose_radius, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement
+from vitreous.io.coordinates import YOrigin
 from vitreous.io.naming import match_micrographs
 from vitreous.ops.matching import (
     ImageCounts,
@@ -174,10 +176,6 @@ def _check_flips(
     return warnings
 
 
-def _drop_nan(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -190,9 +188,9 @@ def _describe(name: str, count: ImageCounts) -> MicrographScore:
         n_matched=count.n_matched,
         n_false=count.n_false,
         n_missed=count.n_missed,
-        precision=_drop_nan(found.precision),
-        recall=_drop_nan(found.recall),
-        f1=_drop_nan(found.f1),
+        precision=drop_nan(found.precision),
+        recall=drop_nan(found.recall),
+        f1=drop_nan(found.f1),
         mean_distance_px=_mean(count.distances_px),
     )
 
@@ -222,7 +220,7 @@ def score(
     distances = np.concatenate([np.array(count.distances_px) for count in counts])
     average_precision = None
     if pairing.scores is not None:
-        average_precision = _drop_nan(
+        average_precision = drop_nan(
             compute_average_precision(pairing.picks, pairing.scores, pairing.truth, radius_px, border_px, found)
         )
     return Evaluation(
@@ -232,13 +230,13 @@ def score(
         n_matched=sum(count.n_matched for count in counts),
         n_false=sum(count.n_false for count in counts),
         n_missed=sum(count.n_missed for count in counts),
-        precision=_drop_nan(total.precision),
+        precision=drop_nan(total.precision),
         precision_low=interval["precision"].low,
         precision_high=interval["precision"].high,
-        recall=_drop_nan(total.recall),
+        recall=drop_nan(total.recall),
         recall_low=interval["recall"].low,
         recall_high=interval["recall"].high,
-        f1=_drop_nan(total.f1),
+        f1=drop_nan(total.f1),
         f1_low=interval["f1"].low,
         f1_high=interval["f1"].high,
         precision_mean_over_micrographs=_mean([one.precision for one in each]),
@@ -253,10 +251,6 @@ def score(
     )
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _show(result: Evaluation, console: Console) -> None:
     table = Table(
         title=f"{result.n_micrographs} micrographs, radius {result.radius_px:g} px, border {result.border_px:g} px: "
@@ -269,13 +263,13 @@ def _show(result: Evaluation, console: Console) -> None:
         low, high = getattr(result, f"{name}_low"), getattr(result, f"{name}_high")
         mean = getattr(result, f"{name}_mean_over_micrographs")
         value = getattr(result, name)
-        table.add_row(name, _number(value), f"{_number(low)} to {_number(high)}", _number(mean))
+        table.add_row(name, format_number(value), f"{format_number(low)} to {format_number(high)}", format_number(mean))
     console.print(table)
     if result.average_precision is not None:
         console.print(f"average precision {result.average_precision:.3f}")
     console.print(
-        f"distance from the label: mean {_number(result.mean_distance_px, 2)} px, median "
-        f"{_number(result.median_distance_px, 2)} px, root mean square {_number(result.rms_distance_px, 2)} px"
+        f"distance from the label: mean {format_number(result.mean_distance_px, 2)} px, median "
+        f"{format_number(result.median_distance_px, 2)} px, root mean square {format_number(result.rms_distance_px, 2)} px"
     )
 
 
@@ -305,8 +299,8 @@ def evaluate(
     radius: float | None,
     border: float,
     image_size: tuple[float, float] | None,
-    picks_y_origin: Origin,
-    truth_y_origin: Origin,
+    picks_y_origin: YOrigin,
+    truth_y_origin: YOrigin,
     picks_scale: float,
     table: Path | None,
     as_json: bool,

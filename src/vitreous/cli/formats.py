@@ -3,17 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from vitreous.io.conversion import Flip, ImageSummary, convert_image, summarize_image
-from vitreous.io.coordinates import COORDINATE_SUFFIXES, read_coordinates, write_coordinates
+from vitreous.io.coordinates import COORDINATE_SUFFIXES, YOrigin, read_coordinates, write_coordinates
 from vitreous.io.eer import EerRendering
 
 __all__ = ["formats"]
-
-Origin = Literal["top", "bottom"]
 
 
 def _parse_shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -106,8 +104,8 @@ def formats() -> None:
 def convert(
     source: Path,
     target: Path,
-    in_y_origin: Origin,
-    out_y_origin: Origin,
+    in_y_origin: YOrigin,
+    out_y_origin: YOrigin,
     height: int | None,
     box: int | None,
     scale: float,

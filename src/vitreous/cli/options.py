@@ -23,6 +23,7 @@ __all__ = [
     "project_argument",
     "radius_options",
     "scoring_options",
+    "y_origin_option",
 ]
 
 
@@ -129,6 +130,8 @@ def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option(command)
     return command
 
+
+y_origin_option = click.option("--y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
 
 image_size_option = click.option(
     "--image-size", type=(float, float), metavar="NX NY", help="columns and rows, where no project knows them"

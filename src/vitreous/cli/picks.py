@@ -13,21 +13,24 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from vitreous.cli.options import project_argument
-from vitreous.cli.sources import Origin
+from vitreous.cli.options import project_argument, y_origin_option
 from vitreous.engine.project import Project, open_project, read_decisions, record_marks
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import ProjectError, SettingError
-from vitreous.io.coordinates import COORDINATES_SCHEMA, read_coordinates, write_coordinates
+from vitreous.io.coordinates import (
+    COORDINATES_SCHEMA,
+    YOrigin,
+    convert_rows,
+    keep_inside,
+    read_coordinates,
+    write_coordinates,
+)
 from vitreous.io.naming import match_micrographs
 from vitreous.model.documents import Decision
 from vitreous.ops.marks import replay_marks
 from vitreous.stages.annotate import AnnotateParams, convert_mark
 
 __all__ = ["picks", "read_standing_picks"]
-
-_ROUNDING_PX = 1.0
-"""Published positions are whole pixels, some counted from the other side: at the edge they are off by up to this."""
 
 Place = tuple[float, float]
 
@@ -112,9 +115,7 @@ def picks() -> None:
 @_note
 def add(project: Path, who: str, micrograph: str, places: Sequence[Place], note: str) -> None:
     """Add particles to a micrograph of PROJECT."""
-    desk = _open(project)
-    _check_places(desk, micrograph, places)
-    _record(desk, who, [_make_mark(micrograph, "add", place, note) for place in places])
+    _mark_places(project, who, micrograph, "add", places, note)
 
 
 @picks.command()
@@ -125,9 +126,7 @@ def add(project: Path, who: str, micrograph: str, places: Sequence[Place], note:
 @_note
 def remove(project: Path, who: str, micrograph: str, places: Sequence[Place], note: str) -> None:
     """Say that there are no particles at some places of a micrograph of PROJECT, whoever or whatever picked them."""
-    desk = _open(project)
-    _check_places(desk, micrograph, places)
-    _record(desk, who, [_make_mark(micrograph, "remove", place, note) for place in places])
+    _mark_places(project, who, micrograph, "remove", places, note)
 
 
 @picks.command()
@@ -148,7 +147,13 @@ def _make_mark(micrograph: str, act: str, place: Place, note: str) -> dict[str, 
     return {"subject": micrograph, "verdict": act, "x_px": place[0], "y_px": place[1], "note": note}
 
 
-def _place_in_micrographs(desk: _Desk, frame: pl.DataFrame, y_origin: Origin) -> pl.DataFrame:
+def _mark_places(project: Path, who: str, micrograph: str, act: str, places: Sequence[Place], note: str) -> None:
+    desk = _open(project)
+    _check_places(desk, micrograph, places)
+    _record(desk, who, [_make_mark(micrograph, act, place, note) for place in places])
+
+
+def _place_in_micrographs(desk: _Desk, frame: pl.DataFrame, y_origin: YOrigin) -> pl.DataFrame:
     """Name the project's micrographs and count rows as it does; leave out, and say, what lies in none."""
     columns = desk.micrographs.select("micrograph_id", "nx_px", "ny_px")
     meant = match_micrographs(frame["micrograph"].unique(), columns["micrograph_id"])
@@ -158,14 +163,8 @@ def _place_in_micrographs(desk: _Desk, frame: pl.DataFrame, y_origin: Origin) ->
             f"{', '.join(columns['micrograph_id'].head(3))}"
         )
     identifier = pl.col("micrograph").replace_strict(dict(meant), default=None, return_dtype=pl.String)
-    joined = frame.with_columns(micrograph_id=identifier).join(
-        columns, on="micrograph_id", how="left", maintain_order="left"
-    )
-    if y_origin == "bottom":
-        joined = joined.with_columns(y_px=pl.col("ny_px") - pl.col("y_px"))
-    x, y, right, last = pl.col("x_px"), pl.col("y_px"), pl.col("nx_px") - 1, pl.col("ny_px") - 1
-    inside = x.is_between(-_ROUNDING_PX, right + _ROUNDING_PX) & y.is_between(-_ROUNDING_PX, last + _ROUNDING_PX)
-    kept = joined.filter(inside.fill_null(value=False)).with_columns(x.clip(0, right), y.clip(0, last))
+    joined = frame.with_columns(micrograph_id=identifier).join(columns, on="micrograph_id", maintain_order="left")
+    kept, _ = keep_inside(convert_rows(joined, y_origin, pl.col("ny_px")))
     if kept.height < frame.height:
         click.echo(
             f"warning: {frame.height - kept.height} of {frame.height} picks lie in no micrograph of the project and are left out",
@@ -178,12 +177,12 @@ def _place_in_micrographs(desk: _Desk, frame: pl.DataFrame, y_origin: Origin) ->
 @project_argument
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @_who
-@click.option("--y-origin", type=click.Choice(["top", "bottom"]), default="top", show_default=True)
+@y_origin_option
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="factor to full pixels"
 )
 @_note
-def import_picks(project: Path, source: Path, who: str, y_origin: Origin, scale: float, note: str) -> None:
+def import_picks(project: Path, source: Path, who: str, y_origin: YOrigin, scale: float, note: str) -> None:
     """Add the picks of a person that are in FILE, or in a folder of files, to PROJECT: all of them or, after an error, none.
 
     Formats: .csv, .star, .box, .cbox (crYOLO), .txt (Topaz), .cs (CryoSPARC), .json (EMAN2's _info.json, or what `vitreous picks

@@ -3,18 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from vitreous.engine.project import Project, open_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, ProjectError, SettingError
-from vitreous.io.coordinates import read_coordinates
+from vitreous.io.coordinates import YOrigin, read_coordinates
 
-__all__ = ["Origin", "Sizes", "Source", "choose_radius", "read_project_picks", "read_sources"]
-
-Origin = Literal["top", "bottom"]
+__all__ = ["Sizes", "Source", "choose_radius", "read_project_picks", "read_sources"]
 
 Sizes = Mapping[str, tuple[float, float]]
 """Micrograph: columns and rows."""
@@ -45,7 +42,7 @@ class Source:
     """Picks or labels as the command line names them: a file, a folder of files, or a project."""
 
     path: Path
-    y_origin: Origin = "top"
+    y_origin: YOrigin = "top"
     scale: float = 1.0
 
 

@@ -34,7 +34,7 @@ def measure_class_resolution(classes: pl.DataFrame) -> float | None:
     None where no resolution is known.
     """
     chosen = classes.filter(pl.col("selected").fill_null(value=True))
-    resolution = chosen["resolution_angstrom"].fill_null(float("nan")).to_numpy()
+    resolution = chosen["resolution_angstrom"].to_numpy()
     found = compute_weighted_resolution(resolution, chosen["n_particles"].to_numpy(), max(1, chosen.height))
     return None if found is None else found.mean_angstrom
 

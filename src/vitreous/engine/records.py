@@ -145,7 +145,7 @@ def read_current_tables(project: Project, records: Sequence[RunRecord]) -> dict[
 
 
 def _measure_classes(classes: pl.DataFrame, n_best: int) -> ClassResolution | None:
-    resolution = classes["resolution_angstrom"].fill_null(float("nan")).to_numpy()
+    resolution = classes["resolution_angstrom"].to_numpy()
     found = compute_weighted_resolution(resolution, classes["n_particles"].to_numpy(), n_best)
     return None if found is None else ClassResolution(**asdict(found))
 

@@ -1,7 +1,7 @@
 """Particle coordinates of other programs: CSV, STAR, EMAN, crYOLO, Topaz, CryoSPARC, and our own tables.
 
 Row 0 is the micrograph's first in memory. What counts rows from the other side, as CryoPPP's published files do for MRC,
-is converted here and nowhere else: `y_origin="bottom"`.
+is converted here and nowhere else on reading: `y_origin="bottom"`.
 """
 
 import json
@@ -27,6 +27,8 @@ __all__ = [
     "COORDINATES_SCHEMA",
     "COORDINATE_SUFFIXES",
     "YOrigin",
+    "convert_rows",
+    "keep_inside",
     "read_coordinates",
     "read_particles",
     "write_coordinates",
@@ -44,6 +46,9 @@ COORDINATES_SCHEMA = pl.Schema(
     }
 )
 """Columns of coordinates; `micrograph` is its file's stem, score and diameter may be null."""
+
+_ROUNDING_PX = 1.0
+"""Published positions are whole pixels, some counted from the other side: at the edge they are off by up to this."""
 
 _PICKS_SUFFIX = re.compile(r"(_(autopick|manualpick|topazpicks?|info|false_positives))$")
 """What RELION, EMAN2 and CryoPPP add to a micrograph's name to name the file with its picks."""
@@ -218,11 +223,26 @@ def read_coordinates(
         If `ny_px` is needed and missing.
     """
     frame = pl.concat([_read_file(file) for file in _list_files(path)])
-    return _convert_rows(frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale), y_origin, ny_px)
+    return convert_rows(frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale), y_origin, ny_px)
 
 
-def _convert_rows(frame: pl.DataFrame, y_origin: YOrigin, ny_px: int | None) -> pl.DataFrame:
-    """Count rows from the other side where `y_origin` says so; its own inverse."""
+def convert_rows(frame: pl.DataFrame, y_origin: YOrigin, ny_px: int | pl.Expr | None) -> pl.DataFrame:
+    """Count rows from the other side where `y_origin` says so; its own inverse.
+
+    Parameters
+    ----------
+    frame
+        With `y_px`.
+    y_origin
+        `bottom`: y becomes `ny_px - y`.
+    ny_px
+        Rows of the micrographs, one number or a column.
+
+    Raises
+    ------
+    SettingError
+        If `ny_px` is needed and missing.
+    """
     if y_origin == "top":
         return frame
     if ny_px is None:
@@ -230,6 +250,17 @@ def _convert_rows(frame: pl.DataFrame, y_origin: YOrigin, ny_px: int | None) -> 
             "y origin bottom: the number of rows of the micrographs (ny_px) is needed to convert y, none given"
         )
     return frame.with_columns(y_px=ny_px - pl.col("y_px"))
+
+
+def keep_inside(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the positions inside their micrographs, of `nx_px` by `ny_px`, and the others.
+
+    What rounding put just past the edge is moved onto it.
+    """
+    x, y = pl.col("x_px"), pl.col("y_px")
+    last_x, last_y = pl.col("nx_px") - 1, pl.col("ny_px") - 1
+    inside = x.is_between(-_ROUNDING_PX, last_x + _ROUNDING_PX) & y.is_between(-_ROUNDING_PX, last_y + _ROUNDING_PX)
+    return frame.filter(inside).with_columns(x.clip(0, last_x), y.clip(0, last_y)), frame.filter(~inside)
 
 
 def _make_star_block(frame: pl.DataFrame) -> pl.DataFrame:
@@ -274,7 +305,7 @@ def write_coordinates(
     SettingError
         If the suffix is another, or what the format needs is missing.
     """
-    frame = _convert_rows(frame, y_origin, ny_px).select(
+    frame = convert_rows(frame, y_origin, ny_px).select(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in COORDINATES_SCHEMA.items()
     )

@@ -85,7 +85,7 @@ def _summarise(classes: pl.DataFrame) -> str:
         else f"{classes.height} classes, {classes['n_particles'].sum()} particles, none selected yet."
     )
     for n_best in _BEST:
-        resolution = chosen["resolution_angstrom"].fill_null(float("nan")).to_numpy()
+        resolution = chosen["resolution_angstrom"].to_numpy()
         found = compute_weighted_resolution(resolution, chosen["n_particles"].to_numpy(), n_best)
         if found is not None and (found.n_classes == n_best or n_best == _BEST[0]):
             text += (

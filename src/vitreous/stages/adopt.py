@@ -4,13 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
 from vitreous.errors import SettingError, UserError
-from vitreous.io.coordinates import read_particles
+from vitreous.io.coordinates import YOrigin, convert_rows, keep_inside, read_particles
 from vitreous.io.metadata import METADATA_SCHEMA
 from vitreous.io.micrographs import read_micrographs
 from vitreous.io.naming import match_micrographs
@@ -20,8 +19,6 @@ from vitreous.model.tables import TABLES
 __all__ = ["STAGE", "AdoptParams"]
 
 _MAX_OUTSIDE = 0.05
-_ROUNDING_PX = 1.0
-"""Published positions are whole pixels, some counted from the other side: at the edge they are off by up to this."""
 
 _OPTICS = ("optics_group", "voltage_kv", "cs_mm", "amplitude_contrast")
 _DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
@@ -34,7 +31,7 @@ class AdoptParams(StageParams):
 
     positives: str | None = Field(None, description="file or folder of picks, relative to the project; needed")
     negatives: str | None = Field(None, description="file or folder of what is no particle, relative to the project")
-    y_origin: Literal["top", "bottom"] = Field(
+    y_origin: YOrigin = Field(
         "top", description="bottom: rows are counted from the last in memory, as in CryoPPP's label files"
     )
     ctf: str | None = Field(
@@ -108,15 +105,12 @@ def _name_micrographs(picks: pl.DataFrame, identifiers: Sequence[str]) -> tuple[
     return picks.with_columns(micrograph_id=column).drop_nulls("micrograph_id"), warnings
 
 
-def _keep_inside(picks: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Move what rounding put just past the edge onto it; leave out what is farther, and refuse many of them."""
-    x, y = pl.col("x_px"), pl.col("y_px")
-    last_x, last_y = pl.col("nx_px") - 1, pl.col("ny_px") - 1
-    inside = x.is_between(-_ROUNDING_PX, last_x + _ROUNDING_PX) & y.is_between(-_ROUNDING_PX, last_y + _ROUNDING_PX)
-    kept = picks.filter(inside).with_columns(x.clip(0, last_x), y.clip(0, last_y))
-    n_outside = picks.height - kept.height
+def _leave_out_outside(picks: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Leave out what is outside its micrograph, and refuse much of it."""
+    kept, outside = keep_inside(picks)
+    n_outside = outside.height
     if n_outside > _MAX_OUTSIDE * picks.height:
-        row = picks.filter(~inside).row(0, named=True)
+        row = outside.row(0, named=True)
         raise UserError(
             f"adopt: found {n_outside} of {picks.height} picks outside their micrograph, such as x {row['x_px']:.0f}, "
             f"y {row['y_px']:.0f} in {row['micrograph_id']} of {row['nx_px']}x{row['ny_px']} px; expected all inside. "
@@ -163,9 +157,7 @@ def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopt
     named, warnings = _name_micrographs(loaded.picks, identifiers)
     sizes = loaded.micrographs.select("micrograph_id", "nx_px", "ny_px", "pixel_size_angstrom")
     joined = named.join(sizes, on="micrograph_id", how="left", maintain_order="left")
-    if params.y_origin == "bottom":
-        joined = joined.with_columns(y_px=pl.col("ny_px") - pl.col("y_px"))
-    inside, left_out = _keep_inside(joined)
+    inside, left_out = _leave_out_outside(convert_rows(joined, params.y_origin, pl.col("ny_px")))
     own = pl.col("diameter_px") * pl.col("pixel_size_angstrom")
     # Files of what is no particle often have no diameter.
     diameter = own.fill_null(own.median()) if loaded.given_diameter is None else pl.lit(loaded.given_diameter)
