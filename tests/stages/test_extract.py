@@ -106,6 +106,19 @@ def test_images_are_centred_bright_normalised_and_of_exact_pixel_size(
         np.testing.assert_allclose(np.array(centre) * 2.0 * 80 / side, 0, atol=0.4)
 
 
+def test_particles_of_inverted_micrographs_are_bright_too(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    def read(params: ExtractParams) -> np.ndarray:
+        row = run(tmp_path, tables, params).tables["particles"].row(0, named=True)
+        return read_mrc(tmp_path / row["stack_path"])[0]
+
+    dark = read(ExtractParams())
+    for path in ("m0.mrc", "m1.mrc"):
+        image, header = read_mrc(tmp_path / path)
+        write_mrc(tmp_path / path, -image, header.pixel_size_angstrom)
+    np.testing.assert_allclose(read(ExtractParams(contrast="bright")), dark, atol=1e-5)
+    np.testing.assert_allclose(read(ExtractParams()), -dark, atol=1e-5)
+
+
 def test_negatives_have_no_image_and_keep_their_rows(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
     particles = run(tmp_path, tables, ExtractParams()).tables["particles"]
     assert particles["particle_id"].to_list() == tables["particles"]["particle_id"].to_list()

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -35,6 +36,10 @@ class ExtractParams(StageParams):
     max_box_px: int = Field(72, ge=16, description="larger boxes are reduced to this side, px")
     background_factor: float = Field(
         1.1, gt=0, description="diameter outside which is background, in particle diameters"
+    )
+    contrast: Literal["dark", "bright"] = Field(
+        "dark",
+        description="of particles in the micrographs, as for pick: dark as usual, bright where images are inverted",
     )
     recentre: bool = Field(
         default=False, description="move particles to the centre that their 2D class found, and cut them out there"
@@ -164,7 +169,7 @@ def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
     boxes = extract_boxes(clean, centres, item.box_px, item.out_px)
     pixel = item.pixel_size_angstrom * item.box_px / item.out_px
     radius = min(0.5 * params.background_factor * item.diameter_angstrom / pixel, 0.48 * item.out_px)
-    return normalise_boxes(-boxes, radius)
+    return normalise_boxes(-boxes if params.contrast == "dark" else boxes, radius)
 
 
 def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
