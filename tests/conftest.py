@@ -19,7 +19,12 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+_LONG = ("e2e", "test_docs.py")
+"""Folders and files that run first: at the end one would keep a single core busy for minutes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not set(_LONG) & set(item.path.parts))
     for item in items:
         if item.get_closest_marker("relion") and shutil.which("relion_preprocess") is None:
             item.add_marker(pytest.mark.skip(reason="RELION (relion_preprocess) is not on the PATH"))
