@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from vitreous.io.mrc import write_mrc
+from vitreous.io.stacks import read_averages
 from vitreous.model.tables import check_table
-from vitreous.reports.class_section import ClassPicture, draw_classes, plot_class_gallery, read_averages
+from vitreous.reports.class_section import ClassPicture, draw_classes, plot_class_gallery
 
 GREEN, RED, GREY = (44, 160, 44), (214, 39, 40), (127, 127, 127)
 

@@ -15,6 +15,7 @@ from vitreous.engine.records import ClassResolution, read_current_records, read_
 from vitreous.errors import InputFileError, ProjectError
 from vitreous.io.atomic import open_for_replacement, write_json
 from vitreous.io.class_averages import ClassAverages, read_class_averages
+from vitreous.io.stacks import read_averages
 from vitreous.ops.class_matching import AverageMatches, assign_averages, compare_averages, compute_divergence, lay_over
 from vitreous.ops.class_statistics import compute_weighted_resolution
 from vitreous.ops.fourier import apply_fourier_crop_2d, irfft2, rfft2
@@ -116,8 +117,6 @@ def read_classification(name: str, path: Path) -> Classification:
         If a file is missing or holds no classes.
     """
     if (path / "project.toml").is_file():
-        from vitreous.reports.class_section import read_averages
-
         project = open_project(path)
         tables = read_current_tables(project, read_current_records(project))
         if "classes" not in tables or tables["classes"].is_empty():

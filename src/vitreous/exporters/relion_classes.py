@@ -7,7 +7,7 @@ import polars as pl
 
 from vitreous.exporters.release import copy_file
 from vitreous.io.class_averages import ClassAverages, write_class_averages
-from vitreous.io.mrc import read_mrc
+from vitreous.io.stacks import read_averages
 
 __all__ = ["write_classes"]
 
@@ -35,11 +35,9 @@ def write_classes(folder: Path, prefix: str, classes: pl.DataFrame, root: Path, 
     """
     if classes.is_empty():
         return 0
-    stacks = {name: read_mrc(root / name)[0] for name in classes["image_path"].unique()}
     n_px, last = int(classes["box_px"][0]), int(classes["class_id"].to_numpy().max())
     images = np.zeros((last, n_px, n_px), dtype=np.float32)
-    for number, name, index in classes.select("class_id", "image_path", "image_index").iter_rows():
-        images[number - 1] = stacks[name].reshape(-1, n_px, n_px)[index]
+    images[classes["class_id"].to_numpy() - 1] = read_averages(root, classes)
     table = pl.DataFrame({"class_id": range(1, last + 1)}).join(
         classes.select("class_id", "n_particles", "share", "resolution_angstrom"), on="class_id", how="left"
     )

@@ -1,4 +1,4 @@
-"""The extracted images that a particles table names."""
+"""The extracted images and the class averages that tables name."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vitreous.errors import InputFileError
 from vitreous.io.mrc import read_mrc
 
-__all__ = ["check_stack", "read_particle_images"]
+__all__ = ["check_stack", "read_averages", "read_particle_images"]
 
 
 def check_stack(path: Path, shape: tuple[int, ...], rows: pl.DataFrame) -> None:
@@ -49,3 +49,16 @@ def read_particle_images(particles: pl.DataFrame, root: Path) -> NDArray[np.floa
         check_stack(path, stack.shape, rows)
         images[rows["row"].to_numpy()] = stack.reshape(-1, box, box)[rows["stack_index"].to_numpy()]
     return images
+
+
+def read_averages(root: Path, classes: pl.DataFrame) -> NDArray[np.float32]:
+    """Return the averages `(K, y, x)` of a classes table, in its order; `root` is the project's folder.
+
+    Raises
+    ------
+    InputFileError
+        If a stack is missing or damaged.
+    """
+    stacks = {name: read_mrc(root / name)[0] for name in classes["image_path"].unique()}
+    rows = classes.select("image_path", "image_index").iter_rows()
+    return np.stack([stacks[name].reshape(-1, *stacks[name].shape[-2:])[i] for name, i in rows]).astype(np.float32)

@@ -9,11 +9,11 @@ import polars as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vitreous.io.mrc import read_mrc
+from vitreous.io.stacks import read_averages
 from vitreous.ops.class_statistics import compute_weighted_resolution
 from vitreous.reports.render import render_png
 
-__all__ = ["ClassPicture", "draw_classes", "plot_class_gallery", "read_averages"]
+__all__ = ["ClassPicture", "draw_classes", "plot_class_gallery"]
 
 _COLUMNS = 8
 _SELECTED, _REJECTED, _UNDECIDED = "#2ca02c", "#d62728", "#7f7f7f"
@@ -49,19 +49,6 @@ def plot_class_gallery(pictures: Sequence[ClassPicture]) -> bytes:
     for axes in grid[len(pictures) :]:
         axes.axis("off")
     return render_png(figure)
-
-
-def read_averages(root: Path, classes: pl.DataFrame) -> NDArray[np.float32]:
-    """Return the averages `(K, y, x)` of a classes table, in its order; `root` is the project's folder.
-
-    Raises
-    ------
-    InputFileError
-        If a stack is missing or damaged.
-    """
-    stacks = {name: read_mrc(root / name)[0] for name in classes["image_path"].unique()}
-    rows = classes.select("image_path", "image_index").iter_rows()
-    return np.stack([stacks[name].reshape(-1, *stacks[name].shape[-2:])[i] for name, i in rows]).astype(np.float32)
 
 
 def _describe(row: Mapping[str, object]) -> tuple[str, str]:

@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vitreous.errors import SettingError, UserError
-from vitreous.io.mrc import read_mrc
-from vitreous.io.stacks import read_particle_images
+from vitreous.io.stacks import read_averages, read_particle_images
 from vitreous.io.trees import read_trees
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
@@ -99,10 +98,8 @@ def _load(inputs: Inputs, params: Select2dParams, context: Context) -> _Loaded:
     classes = inputs["classes"]
     if classes.is_empty():
         raise UserError("select2d: there are no classes to choose from; run classify2d first")
-    stack, _ = read_mrc(context.root / classes["image_path"][0])
-    averages = stack.reshape(-1, *stack.shape[-2:])[classes["image_index"].to_numpy()]
     return _Loaded(
-        averages=torch.from_numpy(averages).float().to(context.device),
+        averages=torch.from_numpy(read_averages(context.root, classes)).to(context.device),
         sums=_sum_images(inputs, classes, context),
         trees=read_trees(Path(str(files("vitreous.stages") / _MODEL)), tuple(FEATURES)),
         pixel_size_angstrom=float(classes["pixel_size_angstrom"][0]),
