@@ -6,6 +6,7 @@ import gemmi
 import mrcfile
 import numpy as np
 import polars as pl
+import pytest
 
 from vitreous.engine.machine import Machine
 from vitreous.engine.project import create_project
@@ -21,6 +22,8 @@ from vitreous.stages.extract import STAGE as EXTRACT
 from vitreous.stages.extract import ExtractParams
 from vitreous.stages.review import STAGE as REVIEW
 from vitreous.stages.review import ReviewParams
+
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def write_model(path: Path) -> Path:
