@@ -136,7 +136,7 @@ def run_relion(folder: Path, diameter: float) -> None:
     done = count_iterations(folder)
     start = ["--i", "particles.star", "--ctf", "--tau2_fudge", "2", "--particle_diameter", f"{1.1 * diameter:.0f}",
              "--K", str(N_CLASSES), "--flatten_solvent", "--zero_mask", "--oversampling", "1", "--psi_step", "12",
-             "--offset_range", "5", "--offset_step", "2", "--norm", "--scale", "--random_seed", "1"]  # fmt: skip
+             "--offset_range", "3", "--offset_step", "2", "--norm", "--scale", "--random_seed", "1"]  # fmt: skip
     if done:
         start = ["--continue", f"out/run_it{done:03d}_optimiser.star"]
     words = ["relion_refine", "--o", "out/run", *start, "--iter", str(done + 1), "--dont_combine_weights_via_disc",
