@@ -84,6 +84,32 @@ def test_stop_after_a_run_in_the_loop(tmp_path: Path) -> None:
     assert len(run_recipe(project, machine=ALONE)) == 9
 
 
+@pytest.mark.parametrize(
+    ("until", "stages", "n_runs"),
+    [
+        ("SHARPEN:4", ["read", "square", "sharpen", "sharpen"], 5),  # the loop ends after its second round
+        ("SHARPEN:6", ["read", "square", "sharpen", "sharpen"], 5),
+        ("SHARPEN:3", ["read", "square", "sharpen", "sharpen", "sharpen"], 5),
+        ("SUM", ["read", "square", "sharpen", "sharpen", "sum"], 6),
+        ("SQUARE:2", ["read", "square", "sharpen", "sharpen", "sum", "square"], 6),  # that run is there already
+    ],
+)
+def test_stop_where_the_loop_ends_before_the_run_asked_for(
+    tmp_path: Path, until: str, stages: list[str], n_runs: int
+) -> None:
+    recipe = make_recipe(10, 8, 8, 4, 2, 1).model_copy(update={"after": (SUM, SQUARE, SUM)})
+    project = make_project(tmp_path, recipe)
+    recorder = Recorder()
+    records = run_recipe(project, until=f"toy_stages:{until}", machine=ALONE, listener=recorder)
+    assert [record.stage for record in records] == stages
+    assert len(recorder.done) == n_runs
+    notes = [note for note in recorder.notes if "not needed; stopped after the loop" in note]
+    assert notes == [f"toy_stages:{until} is in a round that is not needed; stopped after the loop"] * (
+        n_runs == 5 and len(stages) == 4
+    )
+    assert read_round(project) == (3 if until == "SHARPEN:3" else 2)
+
+
 def test_it_waits_for_a_person_and_goes_on(tmp_path: Path) -> None:
     project = make_project(tmp_path, make_recipe(10, 5, 2, 1.99, ask=True))
     # Asking again leaves things as they are.

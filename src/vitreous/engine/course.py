@@ -43,25 +43,29 @@ def measure_class_resolution(classes: pl.DataFrame) -> float | None:
 class _Course:
     """How far the recipe is."""
 
-    last: tuple[str, int] | None
+    last: int | None
+    """Number, in the unrolled recipe, of the step to stop after."""
     run_step: RunStep
     backstage: Backstage
     records: list[RunRecord]
 
-    def take(self, steps: Sequence[RecipeStep]) -> bool:
-        """Run steps one after another; return whether the last one that was asked for is among them."""
-        for step in steps:
+    def take(self, steps: Sequence[RecipeStep], first: int) -> bool:
+        """Run steps, of which the first has this number; return whether the last one that was asked for is among them."""
+        for number, step in enumerate(steps, first):
             self.records.append(self.run_step(step, self.records))
-            if self.last is not None and step.stage == self.last[0]:
-                self.last = (self.last[0], self.last[1] - 1)
-                if self.last[1] == 0:
-                    return True
+            if number == self.last:
+                return True
         return False
 
     def measure(self) -> float | None:
         """Return the resolution of the newest classes."""
         found = (self.backstage.measure(record) for record in reversed(self.records))
         return next((value for value in found if value is not None), None)
+
+
+def _find_step(steps: Sequence[RecipeStep], stage: str, which: int) -> int:
+    """Return the number of a stage's `which`-th step, from 0."""
+    return [number for number, step in enumerate(steps) if step.stage == stage][which - 1]
 
 
 def follow_recipe(
@@ -74,23 +78,30 @@ def follow_recipe(
     recipe
         The recipe.
     last
-        Stage and number of the run of that stage to stop after; None for the whole recipe.
+        Stage and number of the run of that stage to stop after, rounds counted as often as they may be repeated; None for the
+        whole recipe. Where it is in a round that is not taken because the classes got no better, the end of the loop is the end.
     run_step
         Runs one step.
     backstage
         Measures classes and is told what happens.
     """
-    course = _Course(last, run_step, backstage, [])
-    if course.take(recipe.steps):
+    unrolled = recipe.unroll()
+    after = len(unrolled) - len(recipe.after)
+    course = _Course(None if last is None else _find_step(unrolled, *last), run_step, backstage, [])
+    if course.take(recipe.steps, 0):
         return course.records
-    if recipe.loop is not None and _repeat(course, recipe.loop):
-        return course.records
-    course.take(recipe.after)
+    if recipe.loop is not None:
+        if _repeat(course, recipe.loop, len(recipe.steps)):
+            return course.records
+        if last is not None and course.last is not None and course.last < after:
+            backstage.note(f"{last[0]}:{last[1]} is in a round that is not needed; stopped after the loop")
+            return course.records
+    course.take(recipe.after, after)
     return course.records
 
 
-def _repeat(course: _Course, loop: RecipeLoop) -> bool:
-    """Run the loop; return whether the last step that was asked for was in it.
+def _repeat(course: _Course, loop: RecipeLoop, first: int) -> bool:
+    """Run the loop, whose first step has this number; return whether the last step that was asked for was in it.
 
     The classes before the loop are compared with those of the first round. Of the rounds, the one with the best classes is
     what the recipe goes on with.
@@ -100,7 +111,7 @@ def _repeat(course: _Course, loop: RecipeLoop) -> bool:
     rounds: list[tuple[float, list[RunRecord]]] = []
     for number in range(1, loop.max_rounds + 1):
         # A round sees what the rounds before it made: its templates.
-        if course.take(loop.steps):
+        if course.take(loop.steps, first + (number - 1) * len(loop.steps)):
             return True
         value = course.measure()
         if value is None:
