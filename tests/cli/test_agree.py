@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from vitreous.cli.agree import agree
 from vitreous.errors import SettingError
-from vitreous.io.coordinates import read_coordinates
+from vitreous.io.coordinates import read_coordinates, write_coordinates
 
 SENSITIVITY, N_FALSE = {"ann": 0.9, "ben": 0.75, "cid": 0.85}, {"ann": 4, "ben": 1, "cid": 2}
 
@@ -96,3 +96,64 @@ def test_real_picks(shared_data: Path) -> None:
     assert rates["crYOLO"]["sensitivity"] > 0.85
     assert rates["deepPicker"]["sensitivity"] == pytest.approx(0.25, abs=0.05)
     assert rates["deepPicker"]["false_discovery"] > 0.25
+
+
+@pytest.mark.shared_data
+def test_real_marks_in_two_frames_are_said_and_turned(shared_data: Path, tmp_path: Path) -> None:
+    """The boxes count rows as the MRC files, the labels from the other side."""
+    folder = shared_data / "betagal-10017"
+    words = [
+        f"crYOLO={folder / 'picks' / 'crYOLO'}",
+        f"labels={folder / 'labels'}",
+        "--diameter",
+        108,
+        "--at",
+        "0.5",
+        "--json",
+    ]
+    (warning,) = json.loads(call(*words).stdout)["warnings"]
+    assert warning.startswith("the marks of crYOLO fit those of labels far better when mirrored in y (F1 0.90 instead of 0.40)")
+    assert warning.endswith("see --bottom NAME")
+    words += ["--bottom", "labels", "--image-size", 4096, 4096]
+    found = json.loads(call(*words).stdout)
+    assert found["warnings"] == []
+    assert found["pairs"][0]["f1"] == pytest.approx(0.90, abs=0.005)
+    assert found["pairs"][0]["f1_low"] < 0.9 < found["pairs"][0]["f1_high"]
+    assert len(found["pairs"][0]["f1_by_micrograph"]) == 12
+    # Halved by one of them, and given the factor.
+    halved = tmp_path / "halved.csv"
+    labels = read_coordinates(folder / "labels").with_columns(pl.col("x_px", "y_px") / 2)
+    write_coordinates(halved, labels)
+    words[1], words[-3:] = f"labels={halved}", ["--image-size", 4096, 4096, "--scaled", "labels=2"]
+    assert json.loads(call(*words).stdout)["pairs"] == found["pairs"]
+
+
+def test_a_micrograph_that_one_found_empty_counts(tmp_path: Path) -> None:
+    for name, files in {
+        "a": {"m": "10,10", "n": "5,5", "k": "", "only_a": "1,1"},
+        "b": {"m": "10,10", "n": "", "k": ""},
+    }.items():
+        (tmp_path / name).mkdir()
+        for micrograph, row in files.items():
+            (tmp_path / name / f"{micrograph}.csv").write_text(f"x_px,y_px\n{row}")
+    result = call(tmp_path / "a", tmp_path / "b", "--diameter", 8, "--at", "0.5", "--json")
+    found = json.loads(result.stdout)
+    assert found["micrographs"] == ["k", "m", "n"]
+    assert found["pairs"][0]["f1_by_micrograph"] == {"k": None, "m": 1.0, "n": 0.0}
+    assert found["positive_agreement"] == {"4": pytest.approx(2 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--bottom", "c"), "'c' is none of the names that were given: a, b"),
+        (("--scaled", "c=2"), "'c' is none of the names"),
+        (("--scaled", "a=x"), "--scaled a=x: expected NAME=FACTOR"),
+        (("--scaled", "2"), "--scaled 2: expected NAME=FACTOR|'' is none of"),
+    ],
+)
+def test_what_is_said_of_nobody(tmp_path: Path, words: tuple[str, str], message: str) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("micrograph,x_px,y_px\nm,1,1\n")
+    with pytest.raises(SettingError, match=message):
+        call(tmp_path / "a.csv", tmp_path / "b.csv", "--radius", 4, *words)

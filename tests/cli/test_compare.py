@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from vitreous.cli.compare import compare, parse_named
 from vitreous.errors import SettingError
+from vitreous.io.coordinates import read_coordinates, write_coordinates
 
 
 def write(path: Path, rows: list[tuple[str, float, float]]) -> Path:
@@ -57,6 +59,19 @@ def test_two_of_one_name(files: dict[str, Path]) -> None:
     words = [f"a={files['good']}", f"a={files['half']}", "--truth", str(files["truth"]), "--radius", "3"]
     with pytest.raises(SettingError, match="'a' names two sets of picks"):
         CliRunner().invoke(compare, words, catch_exceptions=False)
+
+
+def test_pickers_in_frames_of_their_own(files: dict[str, Path], tmp_path: Path) -> None:
+    """One picker counts rows from the last, another worked on halved images."""
+    picks = read_coordinates(files["good"])
+    write_coordinates(tmp_path / "turned.csv", picks.with_columns(y_px=500 - pl.col("y_px")))
+    write_coordinates(tmp_path / "halved.csv", picks.with_columns(pl.col("x_px", "y_px") / 2))
+    words = [f"good={files['good']}", *(f"{name}={tmp_path / name}.csv" for name in ("turned", "halved"))]
+    words += ["--truth", str(files["truth"]), "--radius", "3", "--image-size", "600", "500", "--json"]
+    words += ["--bottom", "turned", "--scaled", "halved=2"]
+    found = json.loads(CliRunner().invoke(compare, words, catch_exceptions=False).stdout)["pickers"]
+    assert len({row["scores"]["n_matched"] for row in found}) == 1
+    assert {row["picker"] for row in found} == {"good", "turned", "halved"}
 
 
 @pytest.mark.shared_data

@@ -108,6 +108,21 @@ def make_set(rng: np.random.Generator, flipped: set[str]) -> tuple[pl.DataFrame,
     return first, second
 
 
+def test_picks_in_a_micrograph_labelled_as_empty_are_false(tmp_path: Path) -> None:
+    for folder, files in {"picks": {"m": "10,10", "n": "5,5\n9,9"}, "truth": {"m": "10,10", "n": ""}}.items():
+        (tmp_path / folder).mkdir()
+        for name, rows in files.items():
+            (tmp_path / folder / f"{name}.csv").write_text(f"x_px,y_px\n{rows}")
+    words = ("--picks", tmp_path / "picks", "--truth", tmp_path / "truth", "--diameter", 8)
+    found = call(*words)
+    assert (found["n_micrographs"], found["n_matched"], found["n_false"], found["warnings"]) == (2, 1, 2, [])
+    # Without a file nobody has said that there is nothing.
+    (tmp_path / "truth" / "n.csv").unlink()
+    found = call(*words)
+    assert (found["n_micrographs"], found["n_false"]) == (1, 0)
+    assert found["warnings"] == ["1 micrographs have picks but no labels and are left out, e.g. n"]
+
+
 def test_one_mirrored_file_among_many_is_named() -> None:
     sizes = {f"m{i}": (1000.0, 1000.0) for i in range(20)}
     picks, labels = make_set(np.random.default_rng(0), {"m7"})

@@ -21,9 +21,10 @@ from vitreous.cli.classes import (
     read_classification,
 )
 from vitreous.cli.compare import check_names, parse_named
+from vitreous.cli.flips import describe_flips, find_sizes
 from vitreous.cli.numbers import drop_nan, format_number
-from vitreous.cli.options import image_size_option, json_option, radius_options, y_origin_option
-from vitreous.cli.sources import Source, choose_radius, read_sources
+from vitreous.cli.options import image_size_option, json_option, named_options, radius_options, y_origin_option
+from vitreous.cli.sources import Marks, Sizes, choose_radius, make_sources, read_sources
 from vitreous.errors import SettingError
 from vitreous.io.atomic import open_for_replacement, write_json
 from vitreous.io.coordinates import YOrigin, write_coordinates
@@ -85,6 +86,7 @@ class Agreement(BaseModel):
         description="at each radius: common marks of all pairs over all marks of all pairs"
     )
     pairs: tuple[PairAtRadius, ...]
+    warnings: tuple[str, ...]
     classes: tuple[ClassComparison, ...] = Field(
         (), description="2D classes of each two annotators that are projects with classes"
     )
@@ -98,18 +100,18 @@ class Measured:
     sites: pl.DataFrame
 
 
-def _collect(frames: Sequence[pl.DataFrame], names: Sequence[str]) -> tuple[list[str], list[list[Points]]]:
-    """Return the micrographs that every annotator worked on and the marks of each in them."""
-    reference = frames[0]["micrograph"].unique().to_list()
+def _collect(marks: Sequence[Marks], names: Sequence[str]) -> tuple[list[str], list[list[Points]]]:
+    """Return the micrographs that every annotator worked on and the marks of each in them, be there none."""
+    reference = {*marks[0].frame["micrograph"].unique(), *marks[0].empty}
     by_name: list[dict[str, Points]] = []
-    for frame in frames:
-        meant = match_micrographs(frame["micrograph"].unique(), reference)
-        parts = frame.partition_by("micrograph", as_dict=True)
+    for one in marks:
+        parts = {str(key[0]): part for key, part in one.frame.partition_by("micrograph", as_dict=True).items()}
+        meant = match_micrographs({*parts, *one.empty}, reference)
+        none = one.frame.clear()
         by_name.append(
             {
-                meant[str(key[0])]: part.select("x_px", "y_px").to_numpy().astype(np.float64)
-                for key, part in parts.items()
-                if str(key[0]) in meant
+                ours: parts.get(theirs, none).select("x_px", "y_px").to_numpy().astype(np.float64)
+                for theirs, ours in meant.items()
             }
         )
     common = sorted(set.intersection(*(set(found) for found in by_name)))
@@ -119,6 +121,27 @@ def _collect(frames: Sequence[pl.DataFrame], names: Sequence[str]) -> tuple[list
             "Files are paired by the stem of the micrograph's name."
         )
     return common, [[found[name] for name in common] for found in by_name]
+
+
+def _check_flips(
+    names: Sequence[str], micrographs: Sequence[str], points: Sequence[list[Points]], radius_px: float, sizes: Sizes
+) -> list[str]:
+    """Return a warning for every two annotators whose marks fit far better mirrored."""
+    extent, _ = find_sizes(micrographs, [part for parts in points for part in parts], sizes)
+    return [
+        warning
+        for i, j in itertools.combinations(range(len(names)), 2)
+        for warning in describe_flips(
+            micrographs,
+            points[i],
+            points[j],
+            count_pairwise(points[i], points[j], radius_px),
+            radius_px,
+            extent,
+            subject=f"the marks of {names[i]} fit those of {names[j]}",
+            remedy="see --bottom NAME",
+        )
+    ]
 
 
 def _measure_pair(
@@ -163,31 +186,33 @@ def _tabulate(
 
 
 def measure_agreement(
-    names: Sequence[str], frames: Sequence[pl.DataFrame], radius_px: float, radii_px: Sequence[float]
+    names: Sequence[str], marks: Sequence[Marks], radius_px: float, radii_px: Sequence[float], sizes: Sizes
 ) -> Measured:
     """Measure the agreement of annotators on the micrographs that all of them worked on.
 
     Parameters
     ----------
-    names, frames
-        Annotators and their marks, as `read_coordinates` returns them.
+    names, marks
+        Annotators and their marks.
     radius_px
-        Radius at which marks are one site.
+        Radius at which marks are one site, px.
     radii_px
-        Radii at which pairs are compared.
+        Radii at which pairs are compared, px.
+    sizes
+        Columns and rows of the micrographs, where they are known.
 
     Raises
     ------
     SettingError
         If they have no micrograph in common.
     """
-    micrographs, points = _collect(frames, names)
+    micrographs, points = _collect(marks, names)
     pairs = [
         _measure_pair((names[i], names[j]), micrographs, points[i], points[j], radius)
         for radius in radii_px
         for i, j in itertools.combinations(range(len(names)), 2)
     ]
-    found = [link_annotators(marks, radius_px) for marks in zip(*points, strict=True)]
+    found = [link_annotators(here, radius_px) for here in zip(*points, strict=True)]
     marked = np.concatenate([sites.is_marked for sites in found])
     rates = estimate_truth(marked)
     overall = {}
@@ -214,6 +239,7 @@ def measure_agreement(
         consensus={name: int(table[f"in_{name}"].sum()) for name in ("both", "either", "expected")},
         positive_agreement=overall,
         pairs=tuple(pairs),
+        warnings=tuple(_check_flips(names, micrographs, points, radius_px, sizes)),
     )
     return Measured(agreement, table)
 
@@ -278,6 +304,7 @@ def _show(result: Agreement, console: Console) -> None:
 )
 @image_size_option
 @y_origin_option
+@named_options
 @click.option(
     "--to", type=click.Path(path_type=Path), metavar="DIR", help="write consensus sets, disagreements, figure"
 )
@@ -290,14 +317,17 @@ def agree(
     factors: str,
     image_size: tuple[float, float] | None,
     y_origin: YOrigin,
+    bottom: tuple[str, ...],
+    scaled: tuple[str, ...],
     to: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how two or more annotators agree, and make consensus sets.
 
     NAME=MARKS names an annotator (a person or a picker) and a file, a folder or a project, in any format that
-    `vitreous evaluate` reads. Only micrographs that all of them marked are compared. With two annotators the marks cannot tell
-    who is right where only one marked: from three on they can.
+    `vitreous evaluate` reads. Only micrographs that all of them worked on are compared: those that they marked, those of a
+    project, and those that have a file of their own, be it empty. With two annotators the marks cannot tell who is right where
+    only one marked: from three on they can.
     """
     if len(annotators) < 2:
         raise SettingError("agree: give two or more annotators, as NAME=MARKS")
@@ -311,9 +341,9 @@ def agree(
     named = [parse_named(word) for word in annotators]
     names = [name for name, _ in named]
     check_names(names)
-    frames, _ = read_sources([Source(path, y_origin) for _, path in named], image_size)
+    marks, sizes = read_sources(make_sources(named, y_origin, bottom, scaled), image_size)
     unit = diameter if diameter is not None else 2 * radius_px
-    measured = measure_agreement(names, frames, radius_px, [unit * step for step in steps])
+    measured = measure_agreement(names, marks, radius_px, [unit * step for step in steps], sizes)
     sorted_ones = [
         read_classification(name, path)
         for name, path in named
@@ -323,6 +353,8 @@ def agree(
     measured = replace(measured, agreement=measured.agreement.model_copy(update={"classes": compared}))
     if to is not None:
         _write(to, measured)
+    for warning in measured.agreement.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if not measured.agreement.rates_are_determined:
         click.echo(
             "warning: two annotators cannot tell which single marks are right; each counts as about a half", err=True

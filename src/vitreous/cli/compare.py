@@ -16,8 +16,8 @@ from vitreous.cli.classes import (
 )
 from vitreous.cli.evaluate import Evaluation, score
 from vitreous.cli.numbers import format_number
-from vitreous.cli.options import image_size_option, json_option, scoring_options
-from vitreous.cli.sources import Source, choose_radius, read_sources
+from vitreous.cli.options import image_size_option, json_option, named_options, scoring_options
+from vitreous.cli.sources import Source, choose_radius, make_sources, read_sources
 from vitreous.datasets.overlap import Overlap, find_overlap
 from vitreous.engine.project import open_project
 from vitreous.engine.records import read_status
@@ -152,6 +152,7 @@ def _write_plot(path: Path, result: Comparison, radius_px: float) -> None:
 @click.option("--truth", type=click.Path(path_type=Path), help="labels: file, folder or project")
 @scoring_options
 @image_size_option
+@named_options
 @click.option("--empiar", "empiar_id", metavar="ID", help="EMPIAR entry, to say which public models were trained on it")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="draw the scores")
 @click.option(
@@ -178,6 +179,8 @@ def compare(
     image_size: tuple[float, float] | None,
     picks_y_origin: YOrigin,
     truth_y_origin: YOrigin,
+    bottom: tuple[str, ...],
+    scaled: tuple[str, ...],
     empiar_id: str | None,
     plot: Path | None,
     classes: bool,
@@ -199,11 +202,13 @@ def compare(
     if truth is None:
         raise SettingError("compare: give the labels, as --truth; or --classes to compare 2D classes")
     radius_px = choose_radius("compare", diameter, radius_fraction, radius)
-    sources = [Source(truth, truth_y_origin), *(Source(path, picks_y_origin) for _, path in named)]
+    sources = [Source(truth, truth_y_origin), *make_sources(named, picks_y_origin, bottom, scaled)]
     (labels, *picks), sizes = read_sources(sources, image_size)
     results = []
-    for (name, path), frame in zip(named, picks, strict=True):
-        scores = score(frame, labels, radius_px=radius_px, border_px=border, sizes=sizes)
+    for (name, path), marks in zip(named, picks, strict=True):
+        scores = score(
+            marks.frame, labels.frame, radius_px=radius_px, border_px=border, sizes=sizes, empty=labels.empty
+        )
         for warning in scores.warnings:
             click.echo(f"warning: {name}: {warning}", err=True)
         overlap, resolution = find_overlap(name, empiar_id), _find_resolution(path)
@@ -211,13 +216,13 @@ def compare(
             picker=name,
             path=str(path),
             training_overlap=overlap,
-            n_picks=frame.height,
+            n_picks=marks.frame.height,
             resolution_angstrom=resolution,
             scores=scores,
         )
         results.append(result)
     results.sort(key=lambda result: -(result.scores.f1 or 0.0))
-    comparison = Comparison(empiar_id=empiar_id, n_labels=labels.height, pickers=tuple(results))
+    comparison = Comparison(empiar_id=empiar_id, n_labels=labels.frame.height, pickers=tuple(results))
     for result in results:
         if result.training_overlap == "trained on it":
             click.echo(

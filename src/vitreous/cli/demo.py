@@ -61,7 +61,7 @@ def demo(folder: Path, workers: int | None) -> None:
     truth = read_coordinates(folder / "truth" / "coordinates.csv")
     diameter_px = DEMO_DIAMETER_ANGSTROM / DEMO_SETTINGS.pixel_size_angstrom
     # Particles that are cut by the edge are in the truth, but nobody would label them.
-    result = score(picks, truth, radius_px=diameter_px / 2, border_px=diameter_px / 2, sizes=sizes)
+    result = score(picks.frame, truth, radius_px=diameter_px / 2, border_px=diameter_px / 2, sizes=sizes)
     click.echo(
         f"labels against the truth: F1 {result.f1:.3f} "
         f"(precision {result.precision:.3f}, recall {result.recall:.3f})\n"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from vitreous.cli.flips import describe_flips, find_sizes
 from vitreous.cli.numbers import drop_nan, format_number
 from vitreous.cli.options import image_size_option, json_option, scoring_options
 from vitreous.cli.sources import Sizes, Source, choose_radius, read_sources
@@ -23,16 +24,13 @@ from vitreous.ops.matching import (
     Points,
     bootstrap_scores,
     compute_average_precision,
-    count_flips,
     count_images,
     score_counts,
 )
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
-_CLEARLY_BETTER = 0.2
-_SIGNIFICANT = 4.0
-"""Standard deviations by which mirrored picks of a single micrograph must match better to be no chance."""
+_FLIP_REMEDY = "see --picks-y-origin and --truth-y-origin"
 
 
 class MicrographScore(BaseModel):
@@ -99,9 +97,9 @@ def _split(frame: pl.DataFrame, columns: Sequence[str]) -> dict[str, Points]:
     return {str(key[0]): group.select(columns).to_numpy().astype(np.float64) for key, group in groups.items()}
 
 
-def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes) -> _Pairing:
-    """Pair micrographs by name; every labelled one counts, a micrograph without labels does not."""
-    labelled = _split(truth, ["x_px", "y_px"])
+def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes, empty: Sequence[str]) -> _Pairing:
+    """Pair micrographs by name; every labelled one counts, one of which no labels are known does not."""
+    labelled = dict.fromkeys(empty, np.empty((0, 2))) | _split(truth, ["x_px", "y_px"])
     scored = "score" in picks.columns and not picks["score"].null_count()
     picked = _split(picks, ["x_px", "y_px", "score"] if scored else ["x_px", "y_px"])
     meant = match_micrographs(picked, labelled)
@@ -130,52 +128,6 @@ def _pair(picks: pl.DataFrame, truth: pl.DataFrame, sizes: Sizes) -> _Pairing:
     )
 
 
-def _find_sizes(pairing: _Pairing, sizes: Sizes) -> tuple[list[tuple[float, float]], bool]:
-    """Return the size of each micrograph; where none is known, the extent of all positions stands in for it."""
-    if all(name in sizes for name in pairing.names):
-        return [sizes[name] for name in pairing.names], True
-    extent = np.ceil(np.concatenate([*pairing.picks, *pairing.truth]).max(axis=0)) + 1
-    return [(float(extent[0]), float(extent[1]))] * len(pairing.names), False
-
-
-def _describe_flip(flip: str) -> str:
-    return "transposed" if flip == "transposed" else f"mirrored in {flip}"
-
-
-_FLIP_REMEDY = (
-    "one of the two probably counts rows or columns from the other side; see --picks-y-origin and --truth-y-origin"
-)
-
-
-def _check_flips(
-    pairing: _Pairing, plain: list[ImageCounts], radius_px: float, sizes: list[tuple[float, float]]
-) -> list[str]:
-    """Return a warning where mirrored picks fit far better, all of them or those of single micrographs."""
-    mirrored = count_flips(pairing.picks, pairing.truth, radius_px, sizes)
-    f1 = np.nan_to_num(score_counts(plain).f1)
-    totals = {flip: np.nan_to_num(score_counts(counts).f1) for flip, counts in mirrored.items()}
-    best = max(totals, key=lambda flip: totals[flip])
-    if totals[best] > f1 + _CLEARLY_BETTER:
-        return [
-            f"the picks fit the labels far better when {_describe_flip(best)} (F1 {totals[best]:.2f} instead of {f1:.2f}): "
-            f"{_FLIP_REMEDY}"
-        ]
-    warnings = []
-    for flip, counts in mirrored.items():
-        better = [
-            name
-            for name, one, other in zip(pairing.names, plain, counts, strict=True)
-            if other.n_matched - one.n_matched > _SIGNIFICANT * np.sqrt(other.n_matched + one.n_matched)
-            and score_counts([other]).f1 > np.nan_to_num(score_counts([one]).f1) + _CLEARLY_BETTER
-        ]
-        if better:
-            warnings.append(
-                f"in {len(better)} of {len(plain)} micrographs the picks fit the labels far better when {_describe_flip(flip)}: "
-                f"{', '.join(better[:5])}{', ...' if len(better) > 5 else ''}; {_FLIP_REMEDY}"
-            )
-    return warnings
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -196,19 +148,48 @@ def _describe(name: str, count: ImageCounts) -> MicrographScore:
 
 
 def score(
-    picks: pl.DataFrame, truth: pl.DataFrame, *, radius_px: float, border_px: float = 0.0, sizes: Sizes | None = None
+    picks: pl.DataFrame,
+    truth: pl.DataFrame,
+    *,
+    radius_px: float,
+    border_px: float = 0.0,
+    sizes: Sizes | None = None,
+    empty: Sequence[str] = (),
 ) -> Evaluation:
     """Compare picks with labels, both as `read_coordinates` returns them.
+
+    Parameters
+    ----------
+    picks, truth
+        Picks and labels.
+    radius_px
+        How far a pick may be from its label, px.
+    border_px
+        What is nearer to an edge is left out, px.
+    sizes
+        Micrographs that are known, with their columns and rows.
+    empty
+        Micrographs that are labelled as holding no particle: all picks there are false.
 
     Raises
     ------
     SettingError
         If no micrograph has both.
     """
-    pairing = _pair(picks, truth, sizes or {})
-    found, known = _find_sizes(pairing, sizes or {})
+    pairing = _pair(picks, truth, sizes or {}, empty)
+    found, known = find_sizes(pairing.names, [*pairing.picks, *pairing.truth], sizes or {})
     plain = count_images(pairing.picks, pairing.truth, radius_px)
-    warnings = [*pairing.warnings, *_check_flips(pairing, plain, radius_px, found)]
+    flips = describe_flips(
+        pairing.names,
+        pairing.picks,
+        pairing.truth,
+        plain,
+        radius_px,
+        found,
+        subject="the picks fit the labels",
+        remedy=_FLIP_REMEDY,
+    )
+    warnings = [*pairing.warnings, *flips]
     if border_px > 0 and not known:
         warnings.append(
             f"the size of the micrographs is not known; --border counts from the extent of all positions, {found[0]}: "
@@ -314,7 +295,9 @@ def evaluate(
     radius_px = choose_radius("evaluate", diameter, radius_fraction, radius)
     sources = [Source(picks, picks_y_origin, picks_scale), Source(truth, truth_y_origin)]
     (picked, labelled), sizes = read_sources(sources, image_size)
-    result = score(picked, labelled, radius_px=radius_px, border_px=border, sizes=sizes)
+    result = score(
+        picked.frame, labelled.frame, radius_px=radius_px, border_px=border, sizes=sizes, empty=labelled.empty
+    )
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if table is not None:

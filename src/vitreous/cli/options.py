@@ -20,6 +20,7 @@ __all__ = [
     "json_option",
     "machine_options",
     "make_options",
+    "named_options",
     "project_argument",
     "radius_options",
     "scoring_options",
@@ -127,6 +128,23 @@ def radius_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options on how picks are compared with labels, those of `radius_options` among them."""
     for option in reversed(_SCORING):
+        command = option(command)
+    return command
+
+
+_NAMED = (
+    click.option(
+        "--bottom", multiple=True, metavar="NAME", help="one whose files count rows from the last; repeatable"
+    ),
+    click.option(
+        "--scaled", multiple=True, metavar="NAME=FACTOR", help="factor to full pixels of one's files; repeatable"
+    ),
+)
+
+
+def named_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what can be said of single ones of several sets of positions."""
+    for option in reversed(_NAMED):
         command = option(command)
     return command
 

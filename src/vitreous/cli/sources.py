@@ -9,15 +9,23 @@ import polars as pl
 from vitreous.engine.project import Project, open_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, ProjectError, SettingError
-from vitreous.io.coordinates import YOrigin, read_coordinates
+from vitreous.io.coordinates import YOrigin, list_empty, read_coordinates
 
-__all__ = ["Sizes", "Source", "choose_radius", "read_project_picks", "read_sources"]
+__all__ = ["Marks", "Sizes", "Source", "choose_radius", "make_sources", "read_project_picks", "read_sources"]
 
 Sizes = Mapping[str, tuple[float, float]]
 """Micrograph: columns and rows."""
 
 
-def read_project_picks(project: Project) -> tuple[pl.DataFrame, Sizes]:
+@dataclass(frozen=True)
+class Marks:
+    """Positions as `read_coordinates` returns them, and the micrographs that were looked at and have none."""
+
+    frame: pl.DataFrame
+    empty: tuple[str, ...]
+
+
+def read_project_picks(project: Project) -> tuple[Marks, Sizes]:
     """Return the final positives of a project, with their scores, and the sizes of its micrographs.
 
     Raises
@@ -33,8 +41,12 @@ def read_project_picks(project: Project) -> tuple[pl.DataFrame, Sizes]:
     positives = tables["particles"].filter(pl.col("label") == "positive")
     score = pl.coalesce("ncc_calibrated", "ncc")
     picks = positives.select("x_px", "y_px", micrograph="micrograph_id", score=score)
+    accepted = tables["micrographs"].filter(pl.col("accepted").fill_null(value=True))["micrograph_id"]
     rows = tables["micrographs"].select("micrograph_id", "nx_px", "ny_px").iter_rows()
-    return picks, {name: (float(nx), float(ny)) for name, nx, ny in rows}
+    return (
+        Marks(picks, tuple(sorted(set(accepted) - set(picks["micrograph"])))),
+        {name: (float(nx), float(ny)) for name, nx, ny in rows},
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,43 @@ class Source:
     path: Path
     y_origin: YOrigin = "top"
     scale: float = 1.0
+
+
+def make_sources(
+    named: Sequence[tuple[str, Path]], y_origin: YOrigin, bottom: Sequence[str], scales: Sequence[str]
+) -> list[Source]:
+    """Return the source of each name, with what is said of single ones.
+
+    Parameters
+    ----------
+    named
+        Names and paths.
+    y_origin
+        How all count rows, but for those in `bottom`.
+    bottom
+        Names of those that count rows from the last.
+    scales
+        Factors to full pixels, as `NAME=FACTOR`.
+
+    Raises
+    ------
+    SettingError
+        If a name stands for nothing, or a factor is no positive number.
+    """
+    names = [name for name, _ in named]
+    factors = dict.fromkeys(names, 1.0)
+    for word in scales:
+        name, _, text = word.rpartition("=")
+        try:
+            factors[name] = float(text)
+        except ValueError:
+            factors[name] = 0.0
+        if not factors[name] > 0:
+            raise SettingError(f"--scaled {word}: expected NAME=FACTOR with a positive number, e.g. topaz=8")
+    unknown = {*bottom, *factors} - set(names)
+    if unknown:
+        raise SettingError(f"{min(unknown)!r} is none of the names that were given: {', '.join(names)}")
+    return [Source(path, "bottom" if name in bottom else y_origin, factors[name]) for name, path in named]
 
 
 def _read(source: Source, sizes: Sizes, image_size: tuple[float, float] | None) -> pl.DataFrame:
@@ -60,10 +109,8 @@ def _read(source: Source, sizes: Sizes, image_size: tuple[float, float] | None) 
     return read_coordinates(path, y_origin="bottom", ny_px=heights.pop(), scale=source.scale)
 
 
-def read_sources(
-    sources: Sequence[Source], image_size: tuple[float, float] | None = None
-) -> tuple[list[pl.DataFrame], Sizes]:
-    """Return the coordinates of each source, and the sizes of the micrographs: as projects know them, else `image_size`.
+def read_sources(sources: Sequence[Source], image_size: tuple[float, float] | None = None) -> tuple[list[Marks], Sizes]:
+    """Return the marks of each source, and the sizes of the micrographs: as projects know them, else `image_size`.
 
     Raises
     ------
@@ -73,17 +120,18 @@ def read_sources(
         If rows are counted from the bottom and the height is not known.
     """
     sizes: dict[str, tuple[float, float]] = {}
-    frames: dict[int, pl.DataFrame] = {}
+    marks: dict[int, Marks] = {}
     for i, source in enumerate(sources):
         if (source.path / "project.toml").is_file():
-            frames[i], found = read_project_picks(open_project(source.path))
+            marks[i], found = read_project_picks(open_project(source.path))
             sizes.update(found)
     for i, source in enumerate(sources):
-        if i not in frames:
-            frames[i] = _read(source, sizes, image_size)
+        if i not in marks:
+            frame = _read(source, sizes, image_size)
+            marks[i] = Marks(frame, list_empty(source.path, frame["micrograph"].unique().to_list()))
     if image_size is not None and not sizes:
-        sizes = {name: image_size for frame in frames.values() for name in frame["micrograph"].unique()}
-    return [frames[i] for i in range(len(sources))], sizes
+        sizes = {name: image_size for one in marks.values() for name in {*one.frame["micrograph"], *one.empty}}
+    return [marks[i] for i in range(len(sources))], sizes
 
 
 def choose_radius(command: str, diameter_px: float | None, fraction: float, radius_px: float | None) -> float:

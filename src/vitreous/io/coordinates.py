@@ -6,7 +6,7 @@ is converted here and nowhere else on reading: `y_origin="bottom"`.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ __all__ = [
     "YOrigin",
     "convert_rows",
     "keep_inside",
+    "list_empty",
     "read_coordinates",
     "read_particles",
     "write_coordinates",
@@ -180,6 +181,25 @@ def _list_files(path: Path) -> list[Path]:
         found = f"{' and '.join(sorted({file.suffix for file in files})) or 'no'} files"
         raise _refuse(path, found, f"files of one kind: {', '.join(_READERS)}")
     return files
+
+
+def list_empty(path: Path, known: Collection[str]) -> tuple[str, ...]:
+    """Return the micrographs that files stand for, by their names, and that hold no particle, as the files say.
+
+    Parameters
+    ----------
+    path
+        A file or a folder of files, as of `read_coordinates`.
+    known
+        Micrographs that hold particles; files named after these are not read again.
+
+    Raises
+    ------
+    InputFileError
+        As of `read_coordinates`.
+    """
+    named = {find_micrograph_stem(_PICKS_SUFFIX.sub("", file.stem)): file for file in _list_files(path)}
+    return tuple(name for name, file in named.items() if name not in known and _read_file(file).is_empty())
 
 
 def read_particles(path: Path, *, scale: float = 1.0) -> pl.DataFrame:
