@@ -1,7 +1,7 @@
 """Comparison of two classifications: which averages show the same view, how large and how fine they are."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from vitreous.engine.project import open_project
-from vitreous.engine.records import ClassResolution, read_current_records, read_current_tables
+from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.errors import InputFileError, ProjectError
 from vitreous.io.atomic import open_for_replacement, write_json
 from vitreous.io.class_averages import ClassAverages, read_class_averages
 from vitreous.io.stacks import read_averages
 from vitreous.ops.class_matching import AverageMatches, assign_averages, compare_averages, compute_divergence, lay_over
-from vitreous.ops.class_statistics import compute_weighted_resolution
+from vitreous.ops.class_statistics import WeightedResolution, compute_weighted_resolution
 from vitreous.ops.fourier import apply_fourier_crop_2d, irfft2, rfft2
 
 __all__ = [
@@ -48,7 +48,7 @@ class ClassificationSummary(BaseModel):
         description="classes compared: the selected ones of a project, all that are not empty of a file"
     )
     n_particles: int | None = Field(description="in these classes; null where unknown")
-    weighted_resolution: dict[str, ClassResolution | None] = Field(
+    weighted_resolution: dict[str, WeightedResolution | None] = Field(
         description="of the 50 and of the 10 classes of most particles; null where sizes or resolutions are unknown"
     )
     matched_share: float = Field(
@@ -175,9 +175,7 @@ def _summarise(source: Classification, matched: Sequence[int]) -> Classification
         path=str(source.path),
         n_classes=table.height,
         n_particles=int(weights.sum()) if known else None,
-        weighted_resolution={
-            n: None if found is None else ClassResolution(**asdict(found)) for n, found in best.items()
-        },
+        weighted_resolution=best,
         matched_share=float(weights[list(matched)].sum() / weights.sum()),
     )
 

@@ -1,7 +1,6 @@
 """What was done in a project: records of runs, current tables, status."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +12,7 @@ from vitreous.errors import InputFileError
 from vitreous.io.parquet import read_table
 from vitreous.model.documents import Decision
 from vitreous.model.provenance import FailedItem, RunRecord
-from vitreous.ops.class_statistics import compute_weighted_resolution
+from vitreous.ops.class_statistics import WeightedResolution, compute_weighted_resolution
 
 __all__ = [
     "AnnotatorStatus",
@@ -56,19 +55,6 @@ class AnnotatorStatus(BaseModel):
     n_removed: int
 
 
-class ClassResolution(BaseModel):
-    """Resolution of a set of 2D classes, weighted by their particles."""
-
-    model_config = ConfigDict(frozen=True)
-
-    n_classes: int
-    n_particles: int
-    mean_angstrom: float = Field(description="mean of the resolutions")
-    low_angstrom: float = Field(description="lower end of its 95 % interval, from drawing particles anew")
-    high_angstrom: float
-    harmonic_angstrom: float = Field(description="one over the mean of the inverses")
-
-
 class ClassesStatus(BaseModel):
     """The current 2D classes, as `vitreous status` shows them."""
 
@@ -78,8 +64,10 @@ class ClassesStatus(BaseModel):
     n_selected: int | None = Field(description="null before selection")
     n_particles: int
     n_particles_selected: int | None
-    best_50: ClassResolution | None = Field(description="of the 50 largest that are selected; before selection, of all")
-    best_10: ClassResolution | None
+    best_50: WeightedResolution | None = Field(
+        description="of the 50 largest that are selected; before selection, of all"
+    )
+    best_10: WeightedResolution | None
 
 
 class ProjectStatus(BaseModel):
@@ -144,10 +132,9 @@ def read_current_tables(project: Project, records: Sequence[RunRecord]) -> dict[
     return {name: read_table(project.runs / folder / f"{name}.parquet", name) for name, folder in makers.items()}
 
 
-def _measure_classes(classes: pl.DataFrame, n_best: int) -> ClassResolution | None:
+def _measure_classes(classes: pl.DataFrame, n_best: int) -> WeightedResolution | None:
     resolution = classes["resolution_angstrom"].to_numpy()
-    found = compute_weighted_resolution(resolution, classes["n_particles"].to_numpy(), n_best)
-    return None if found is None else ClassResolution(**asdict(found))
+    return compute_weighted_resolution(resolution, classes["n_particles"].to_numpy(), n_best)
 
 
 def _summarise_classes(tables: Mapping[str, pl.DataFrame]) -> ClassesStatus | None:
