@@ -35,6 +35,7 @@ def make_table(n: int = 12, **changes: dict[int, object]) -> pl.DataFrame:
         "ctf_resolution_angstrom": [4.0 + 0.05 * i for i in range(n)],
         "ctf_score": [0.8 + 0.005 * i for i in range(n)],
         "ice_ring_score": [1.1 + 0.01 * i for i in range(n)],
+        "structure": [None] * n,
         "total_motion_angstrom": [8.0 + 0.2 * i for i in range(n)],
         "accepted": [True] * n,
         "reason": [None] * n,
@@ -116,6 +117,14 @@ def test_differences_that_do_no_harm_are_accepted() -> None:
 def test_few_micrographs_are_judged_by_what_is_hopeless_alone() -> None:
     table = make_table(5, ctf_score={0: 0.1}, astigmatism_angstrom={1: 9000.0})
     assert list_reasons(run(table)) == {"m0": "ctf fit"}
+
+
+def test_what_hardly_shows_near_focus_is_not_empty_where_there_are_rings() -> None:
+    """Particles of 250 Å at 0.96 µm have a structure of 0.04; others of the set, at 2 µm, of 0.7."""
+    for n in (4, 12):
+        near = make_table(n, structure={i: 0.04 if i < 1 else 0.3 + 0.03 * i for i in range(n)})
+        assert list_reasons(run(near)) == {}
+        assert list_reasons(run(near.with_columns(ctf_score=None))) == {"m0": "empty"}
 
 
 def test_rings_that_end_where_images_do_reject_none_and_outliers_of_the_set_are() -> None:

@@ -53,6 +53,8 @@ class _Rule:
     """Always rejected beyond this."""
     harmless_px: float = 0.0
     """In pixels, where this is worse than `harmless`: images hold no more, however good they are."""
+    unless: str | None = None
+    """Nothing is hopeless where this column has values."""
 
 
 _RULES = (
@@ -64,7 +66,8 @@ _RULES = (
     _Rule("total_motion_angstrom", 1, 30.0),
     _Rule("ice_ring_score", 1, 1.4),
     _Rule("coarseness", 1, 0.7),
-    _Rule("structure", -1, 0.3, 0.2),
+    # Near focus even large particles hardly show in the spectrum: rings tell that there is a specimen, and picks what is in it.
+    _Rule("structure", -1, 0.3, 0.2, unless="ctf_score"),
 )
 
 
@@ -164,7 +167,8 @@ def propose_limits(micrographs: pl.DataFrame, outlier_sigma: float) -> list[Limi
     pixel_size_angstrom = float(micrographs["pixel_size_angstrom"].to_numpy().max(initial=0.0))
     for rule in _RULES:
         values = rule.sign * micrographs[rule.column].drop_nulls().drop_nans().to_numpy()
-        bound = np.inf if rule.hopeless is None else rule.sign * rule.hopeless
+        known = rule.unless is not None and micrographs[rule.unless].drop_nulls().len() > 0
+        bound = np.inf if rule.hopeless is None or known else rule.sign * rule.hopeless
         if len(values) >= _FEWEST:
             middle = float(np.median(values))
             far = middle + outlier_sigma * 1.4826 * float(np.median(np.abs(values - middle)))
@@ -283,7 +287,7 @@ def _save(result: _Judged, inputs: Inputs, params: CurateParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="curate",
-    version="3",
+    version="4",
     summary="Accept or leave out whole micrographs by limits on any column, proposed from the data where none are given.",
     params=CurateParams,
     needs=("micrographs",),
