@@ -74,6 +74,20 @@ def test_many_templates_keep_their_peaks(shape: tuple[int, int]) -> None:
         assert expected[int(found.which[row, column]), row, column] > expected[:, row, column].max() - 0.02
 
 
+def test_peaks_that_are_kept_apart_are_the_same_with_less_work() -> None:
+    n_known = [0, 0]
+    for seed in range(4):
+        image, windows, mask = make_case(5, 36, seed)
+        bank = make_bank(windows, mask)
+        maps = [correlate_bank(image, bank, 0.0, apart_px=apart).score for apart in (0.0, 12.0)]
+        (xy, every), (xy_apart, apart) = (find_peaks(score, 12.0, 0.5) for score in maps)
+        assert len(every) >= 4
+        np.testing.assert_array_equal(every, apart)
+        np.testing.assert_allclose(xy, xy_apart, atol=1e-6)
+        n_known = [n + int((score > -1).sum()) for n, score in zip(n_known, maps, strict=True)]
+    assert n_known[1] < 0.95 * n_known[0]
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     image, windows, mask = make_case(1, 2)
     with pytest.raises(ValueError, match="odd size"):

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
 from vitreous.ops.fourier import irfft2, rfft2
+from vitreous.ops.peaks import select_apart
 
 __all__ = ["BestCorrelation", "TemplateBank", "correlate_bank", "make_bank"]
 
@@ -14,10 +16,14 @@ _TAIL = 1e-3
 """Share of the bank's energy that the basis leaves out."""
 _FEW = 64
 """Banks of no more templates are their own basis, and are tried at every pixel."""
+_COARSE_TAIL = 1e-2
+"""The same of the part of the basis that the coarse search makes do with."""
 _CHUNK = 4096
 _SLACK = 0.02
 """What a score between two coarse places can be above both, beside the share that `_LOSS` tells."""
 _LOSS = 0.5
+_CLEARLY_LOWER = 0.7
+"""A coarse peak with less than this share of a higher one's score, too near to it, is not looked at again."""
 
 
 class TemplateBank(NamedTuple):
@@ -40,6 +46,12 @@ class BestCorrelation(NamedTuple):
     """Number of the template that gives it."""
     deviation: Tensor
     """Standard deviation of the image under the mask."""
+
+
+def _share_left_out(energies: Tensor) -> Tensor:
+    """Return the share of all energy that is left out with each element and all before it."""
+    sums = energies.double().clamp_min(0).cumsum(0)
+    return sums / sums[-1]
 
 
 def make_bank(windows: Tensor, mask: Tensor) -> TemplateBank:
@@ -68,9 +80,8 @@ def make_bank(windows: Tensor, mask: Tensor) -> TemplateBank:
     if n <= _FEW:
         return TemplateBank(masked, torch.eye(n, device=windows.device), mask)
     flat = masked.flatten(1)
-    values, vectors = torch.linalg.eigh((flat.T @ flat).double())
-    left_out = values.clamp_min(0).cumsum(0) / values.clamp_min(0).sum()
-    basis = vectors[:, left_out > _TAIL].flip(1).to(flat.dtype)
+    values, vectors = torch.linalg.eigh(flat.T @ flat)
+    basis = vectors[:, _share_left_out(values) > _TAIL].flip(1)
     return TemplateBank(basis.T.reshape(-1, width, width), flat @ basis, mask)
 
 
@@ -102,6 +113,12 @@ def _find_best(values: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
+def _count_coarse(coefficients: Tensor) -> int:
+    """Return how many of the basis images, greatest part first, the coarse search makes do with."""
+    energies = coefficients.square().sum(dim=0).flip(0)
+    return int((_share_left_out(energies) > _COARSE_TAIL).sum())
+
+
 def _measure_deviation(spectrum: Tensor, image: Tensor, mask: Tensor, least_deviation: float) -> Tensor:
     shape = (image.shape[0], image.shape[1])
     squares = rfft2(image.square())
@@ -118,7 +135,23 @@ def _list_near(places: Tensor, shape: tuple[int, int]) -> Tensor:
     return near % torch.tensor(shape, device=places.device)
 
 
-def _refine(image: Tensor, bank: TemplateBank, scale: Tensor, coarse: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def _find_coarse_peaks(coarse: Tensor, floor: float, apart_px: float) -> Tensor:
+    """Return the elements of peaks of a coarse map that may be peaks of the fine one, `(n, 2)`."""
+    highest = functional.max_pool2d(coarse[None, None], 3, stride=1, padding=1)[0, 0]
+    peaks = torch.nonzero((coarse == highest) & (coarse >= _LOSS * floor - _SLACK))
+    # Each of two places can be a pixel off along both axes.
+    near = apart_px / 2 - 2**0.5
+    if near < 1 or len(peaks) == 0:
+        return peaks
+    values, order = coarse[peaks[:, 0], peaks[:, 1]].sort(descending=True, stable=True)
+    places, heights = peaks[order].cpu().double().numpy(), values.cpu().numpy()
+    kept = select_apart(places, apart_px / 2)
+    distance, nearest = cKDTree(places[kept]).query(places)
+    lower = (distance < near) & (heights < _CLEARLY_LOWER * heights[kept[nearest]] - _SLACK)
+    return peaks[order][torch.from_numpy(~lower).to(peaks.device)]
+
+
+def _refine(image: Tensor, bank: TemplateBank, scale: Tensor, coarse_peaks: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores and templates around the peaks of a coarse map, -1 elsewhere."""
     shape = (image.shape[0], image.shape[1])
     half = bank.mask.shape[0] // 2
@@ -138,8 +171,7 @@ def _refine(image: Tensor, bank: TemplateBank, scale: Tensor, coarse: Tensor, fl
             best, which = _find_best(windows[y, x].flatten(1) @ basis, bank.coefficients)
             score[y, x], index[y, x] = best * scale[y, x], which
 
-    highest = functional.max_pool2d(coarse[None, None], 3, stride=1, padding=1)[0, 0]
-    peaks = torch.nonzero((coarse == highest) & (coarse >= _LOSS * floor - _SLACK)) * 2
+    peaks = coarse_peaks * 2
     try_near(peaks)
     # Then what is around the best of these, which a peak's position between pixels is found from.
     near = _list_near(peaks, shape)
@@ -148,12 +180,15 @@ def _refine(image: Tensor, bank: TemplateBank, scale: Tensor, coarse: Tensor, fl
     return score, index
 
 
-def correlate_bank(image: Tensor, bank: TemplateBank, floor: float, least_deviation: float = 0.01) -> BestCorrelation:
+def correlate_bank(
+    image: Tensor, bank: TemplateBank, floor: float, least_deviation: float = 0.01, apart_px: float = 0.0
+) -> BestCorrelation:
     """Correlate an image with all templates of a bank, normalised by the image's own deviation at each place.
 
     Large banks (every template in many orientations) are replaced by the few images that span them. Their correlations are
-    found at every second pixel along both axes, and the best template there; the neighbourhoods of the peaks of that coarse map
-    are then tried at every pixel. Scores differ from those of the templates themselves by less than 0.01.
+    found at every second pixel along both axes, from the greater part of these images, and the best template there; the
+    neighbourhoods of the peaks of that coarse map are then tried at every pixel, with all images. Scores differ from those of the
+    templates themselves by less than 0.01.
     A peak that is much lower than another a few pixels away can be missed.
 
     Parameters
@@ -166,6 +201,8 @@ def correlate_bank(image: Tensor, bank: TemplateBank, floor: float, least_deviat
         Peaks below this score need not be found.
     least_deviation
         Least local deviation, as a share of the whole image's: where it is flat, rounding errors would correlate with anything.
+    apart_px
+        Of two peaks nearer than this, one that is clearly lower need not be found.
 
     Returns
     -------
@@ -185,11 +222,12 @@ def correlate_bank(image: Tensor, bank: TemplateBank, floor: float, least_deviat
     deviation = _measure_deviation(spectrum, image, bank.mask, least_deviation)
     scale = 1 / (bank.mask.sum().sqrt() * deviation)
     few = len(bank.coefficients) <= _FEW
-    step = 1 if few else 2
-    maps = torch.cat([_correlate_windows(spectrum, (ny, nx), part, step) for part in torch.split(bank.basis, 16)])
-    best, which = _find_best(maps.flatten(1).T, bank.coefficients)
+    step, n = (1, len(bank.basis)) if few else (2, _count_coarse(bank.coefficients))
+    maps = torch.cat([_correlate_windows(spectrum, (ny, nx), part, step) for part in torch.split(bank.basis[:n], 16)])
+    best, which = _find_best(maps.flatten(1).T, bank.coefficients[:, :n])
     best = best.reshape(maps.shape[1:])
     if few:
         return BestCorrelation(best * scale, which.reshape(ny, nx), deviation)
-    score, index = _refine(image, bank, scale, best * scale[::2, ::2], floor)
+    peaks = _find_coarse_peaks(best * scale[::2, ::2], floor, apart_px)
+    score, index = _refine(image, bank, scale, peaks)
     return BestCorrelation(score, index, deviation)

@@ -73,16 +73,15 @@ def match_templates(
     distance = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float())
     mask = (MASK_FRACTION * settings.diameter_angstrom / pixel - distance + 0.5).clamp(0, 1)
     bank = make_bank(torch.cat([windows for windows, _ in banks]), mask)
-    found = correlate_bank(image, bank, settings.min_score)
+    apart = settings.min_distance_fraction * settings.diameter_angstrom / pixel
+    found = correlate_bank(image, bank, settings.min_score, apart_px=apart)
     numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
     which = numbers.to(image.device)[found.which]
     psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
     best, deviation = found.score, found.deviation
     relative = deviation / deviation.median()
     best = best * relative.clamp_max(1.0)
-    xy, elements = find_peaks(
-        best, settings.min_distance_fraction * settings.diameter_angstrom / pixel, settings.min_score
-    )
+    xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
     power = 2 * torch.log10(relative[y, x])
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom

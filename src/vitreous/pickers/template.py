@@ -1,5 +1,6 @@
 """Pick with class averages as templates: turned, seen through the micrograph's CTF, at the resolution of picking."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +48,10 @@ def _low_pass(images: Tensor, cutoff_px: float) -> Tensor:
     return irfft2(rfft2(images) * keep, shape)
 
 
-def _is_round(image: Tensor) -> bool:
-    """Return whether turning the image changes little of it."""
-    turned = rotate_and_resample(image[None], torch.arange(0, 360, 15, device=image.device), 1.0, image.shape[-1])[0]
+def _is_round(image: Tensor, scale: float) -> bool:
+    """Return whether turning the image changes little of it, at the pixel size of picking."""
+    angles, size = torch.arange(0, 360, 15, device=image.device), math.ceil(image.shape[-1] / scale)
+    turned = rotate_and_resample(image[None], angles, scale, size)[0]
     mean = turned.mean(dim=0)
     return float((turned - mean).square().mean()) < _ROUND_FRACTION * float(mean.square().mean())
 
@@ -57,7 +59,7 @@ def _is_round(image: Tensor) -> bool:
 def _make_windows(
     image: Tensor, scale: float, box_px: int, angle_step_deg: float, window_px: int, ctf: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    angles = torch.zeros(1) if _is_round(image) else torch.arange(0, 360, angle_step_deg)
+    angles = torch.zeros(1) if _is_round(image, scale) else torch.arange(0, 360, angle_step_deg)
     turned = rotate_and_resample(image[None], angles.to(image.device), scale, box_px)[0]
     # Class averages show protein bright; in the micrograph it is dark, which the sign of the CTF says.
     seen = -turned if ctf is None else irfft2(rfft2(turned) * ctf, (box_px, box_px))

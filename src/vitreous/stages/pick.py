@@ -266,7 +266,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="3",
+    version="4",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,
