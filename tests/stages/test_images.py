@@ -61,3 +61,25 @@ def test_pixel_sizes_are_those_of_the_rows() -> None:
 
 def test_there_is_no_ctf_without_a_defocus() -> None:
     assert compute_particle_ctf(make_particles()[3:], MICROGRAPHS, BOX) is None
+
+
+def test_doubtful_fits_are_not_used() -> None:
+    scores = {"ctf_score": [0.8, 0.1], "ctf_resolution_angstrom": [4.0, 4.0], "ctf_significance": [30.0, 30.0]}
+    fits = pl.DataFrame(
+        {
+            "defocus_u_angstrom": [15_000.0, 12_000.0],
+            "defocus_v_angstrom": [15_000.0, 11_000.0],
+            "defocus_angle_deg": [0.0, 30.0],
+            "phase_shift_deg": [0.0, 0.0],
+            **scores,
+        }
+    )
+    ctf = compute_particle_ctf(make_particles(), MICROGRAPHS.hstack(fits), BOX)
+    assert ctf is not None
+    k = torch.arange(BOX // 2 + 1) / (BOX * PIXEL)
+    expected = -compute_ctf_1d(k, 15_000.0, voltage_kv=200.0, cs_mm=1.4, amplitude_contrast=0.07)
+    # The particle of k takes the defocus of m, in k's own optics; those of m stay.
+    assert torch.allclose(ctf[0, 0], expected, atol=1e-4)
+    assert torch.equal(ctf[1:3], compute_particle_ctf(make_particles(), MICROGRAPHS, BOX)[1:3])  # type: ignore[index]
+    worse = fits.with_columns(ctf_score=pl.lit(0.1))
+    assert compute_particle_ctf(make_particles(), MICROGRAPHS.hstack(worse), BOX) is None

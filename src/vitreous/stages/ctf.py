@@ -18,13 +18,11 @@ from vitreous.ops.ctf_fit import FitBand
 from vitreous.ops.curation import Appearance, measure_appearance
 from vitreous.ops.fourier import apply_fourier_crop_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.spectra import compute_tile_spectra
+from vitreous.stages.doubt import is_ctf_doubtful, settle_defocus
 from vitreous.stages.sanity import check_defocus
 
 __all__ = ["STAGE", "CtfParams"]
 
-_DOUBTFUL_SCORE = 0.4
-_DOUBTFUL_RESOLUTION_ANGSTROM = 15.0
-_DOUBTFUL_SIGNIFICANCE = 8.0
 _LANDSCAPE_POINTS = 17
 _SHOWN_BEYOND = 1.2
 """The picture of the spectrum goes beyond the resolution by this much."""
@@ -238,17 +236,20 @@ def _list_columns(fitted: _Fitted, item: MicrographItem) -> dict[str, str | floa
 
 def _collect(inputs: Inputs, saved: Saved, params: CtfParams) -> Saved:
     frame = saved.tables["micrographs"]
-    doubtful = frame.filter(
-        (pl.col("ctf_score") < _DOUBTFUL_SCORE)
-        | (pl.col("ctf_resolution_angstrom") > _DOUBTFUL_RESOLUTION_ANGSTROM)
-        | (pl.col("ctf_significance") < _DOUBTFUL_SIGNIFICANCE)
-    )
+    doubtful = frame.filter(is_ctf_doubtful())
     warnings = [
-        f"{row['micrograph_id']}: the CTF fit is doubtful (defocus {row['defocus_u_angstrom']:.0f} Å, correlation "
-        f"{row['ctf_score']:.2f} up to {row['ctf_resolution_angstrom']:.1f} Å, rings of {row['ctf_significance']:.0f} "
+        f"{row['micrograph_id']}: the CTF fit is doubtful (defocus {row['defocus_u_angstrom']:.0f} and "
+        f"{row['defocus_v_angstrom']:.0f} Å, correlation {row['ctf_score']:.2f} up to "
+        f"{row['ctf_resolution_angstrom']:.1f} Å, rings of {row['ctf_significance']:.0f} "
         "standard errors)"
         for row in doubtful.iter_rows(named=True)
     ]
+    if doubtful.height:
+        used = settle_defocus(frame).join(doubtful, on="micrograph_id", how="semi")["defocus_u_angstrom"][0]
+        instead = "no CTF, of any" if used is None else f"the median defocus of the others, {used:.0f} Å, for these"
+        warnings.append(
+            f"{doubtful.height} of {frame.height} CTF fits are doubtful: picking and 2D classification use {instead}"
+        )
     for (pixel,), group in frame.group_by("pixel_size_angstrom", maintain_order=True):
         warnings += check_defocus(group, float(str(pixel)))
     return Saved(saved.tables, (*saved.warnings, *warnings))

@@ -22,6 +22,7 @@ from vitreous.ops.templates import project_evenly
 from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
+from vitreous.stages.doubt import settle_defocus
 
 __all__ = ["STAGE", "PickParams"]
 
@@ -135,7 +136,7 @@ def _choose_templates(inputs: Inputs, params: PickParams) -> pl.DataFrame | None
 
 
 def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[MicrographItem]:
-    rows = inputs["micrographs"].filter(pl.col("accepted").fill_null(value=True)).to_dicts()
+    rows = settle_defocus(inputs["micrographs"]).filter(pl.col("accepted").fill_null(value=True)).to_dicts()
     if not rows:
         raise UserError("pick: no micrograph is accepted; nothing to pick from")
     chosen = _choose_templates(inputs, params)

@@ -16,6 +16,7 @@ from vitreous.io.atomic import write_json
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.scores import calibrate_scores, find_power_limits, split_scores
+from vitreous.stages.doubt import settle_defocus
 
 __all__ = ["STAGE", "ReviewParams"]
 
@@ -77,7 +78,7 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
     if inputs["particles"].is_empty():
         raise UserError("review: there are no candidates; run pick first")
     micrographs = (
-        inputs["micrographs"]
+        settle_defocus(inputs["micrographs"])
         .with_row_index("group")
         .with_columns(defocus=(pl.col("defocus_u_angstrom") + pl.col("defocus_v_angstrom")) / 2)
     )
@@ -180,7 +181,7 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="review",
-    version="3",
+    version="4",
     summary="Label candidates positive or negative by correlation and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),
