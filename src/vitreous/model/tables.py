@@ -107,6 +107,7 @@ MICROGRAPHS = Table(
         Column("nx_px", I, "columns", required=True),
         Column("ny_px", I, "rows", required=True),
         *_OPTICS,
+        Column("optics_group_name", S, "name of the optics group in the program that it comes from"),
         Column(
             "trajectory_path", S, "JSON file with the motion of the whole and of patches; null for finished micrographs"
         ),

@@ -19,6 +19,7 @@ from torch import Tensor
 from vitreous.errors import UserError
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
+from vitreous.model.tables import empty_table
 from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
 from vitreous.ops.ctf_surface import compute_surface
 from vitreous.ops.duplicates import find_duplicates
@@ -51,12 +52,12 @@ class ExtractParams(StageParams):
     seed: int = Field(0, ge=0, description="seed of the division into halves")
     keep_imported: bool = Field(
         default=False,
-        description="keep the defocus and half that particles came with from another program, where they did",
+        description="keep the defocus, the half and the image that particles came with from another program, where they did",
     )
 
 
 class MicrographItem(Item):
-    """One micrograph and its positives."""
+    """One micrograph and its positives that are to be cut out; none where all came with their images."""
 
     micrograph_path: str
     pixel_size_angstrom: float
@@ -72,6 +73,7 @@ class MicrographItem(Item):
 class _Loaded:
     item: MicrographItem
     image: Tensor
+    """Empty where nothing is to be cut out of it."""
 
 
 def _choose_half(seed: int, particle_id: str) -> int:
@@ -127,12 +129,18 @@ def _prepare(inputs: Inputs, params: ExtractParams) -> pl.DataFrame:
     return _label_duplicates(particles, inputs["micrographs"], params.duplicate_fraction)
 
 
+def _has_image(params: ExtractParams) -> pl.Expr:
+    """Return whether a particle keeps the image that it came with; one that is moved cannot."""
+    return pl.col("stack_path").is_not_null() & pl.lit(params.keep_imported and not params.recentre)
+
+
 def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[MicrographItem]:
     positives = _prepare(inputs, params).filter(pl.col("label") == "positive")
     if positives.is_empty():
         raise UserError(
             "extract: there are no positives to extract; loosen the thresholds of review or check the picks"
         )
+    positives = positives.with_columns(has_image=_has_image(params))
     groups = positives.partition_by("micrograph_id", as_dict=True, maintain_order=True)
     items = []
     for row in inputs["micrographs"].iter_rows(named=True):
@@ -141,14 +149,15 @@ def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[M
             continue
         pixel, diameter = row["pixel_size_angstrom"], float(group["diameter_angstrom"][0])
         box = find_good_size(round(params.box_factor * diameter / pixel))
+        cut = group.filter(~pl.col("has_image"))
         items.append(
             MicrographItem(
                 item_id=row["micrograph_id"],
                 micrograph_path=row["micrograph_path"],
                 pixel_size_angstrom=pixel,
                 diameter_angstrom=diameter,
-                particle_ids=tuple(group["particle_id"]),
-                xy_px=tuple(group.select("x_px", "y_px").iter_rows()),
+                particle_ids=tuple(cut["particle_id"]),
+                xy_px=tuple(cut.select("x_px", "y_px").iter_rows()),
                 box_px=box,
                 out_px=min(box, params.max_box_px // 2 * 2),
                 float16=params.float16,
@@ -158,12 +167,16 @@ def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[M
 
 
 def _load(item: MicrographItem, params: ExtractParams, context: Context) -> _Loaded:
+    if not item.particle_ids:
+        return _Loaded(item, torch.empty(0, 0))
     image = torch.from_numpy(read_mrc(context.root / item.micrograph_path)[0]).float()
     return _Loaded(item, image.to(context.device))
 
 
 def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
     item = loaded.item
+    if not item.particle_ids:
+        return torch.empty(0, item.out_px, item.out_px)
     clean = remove_outliers(loaded.image, _OUTLIER_SIGMA)
     centres = torch.tensor(item.xy_px, dtype=torch.float64, device=clean.device)
     boxes = extract_boxes(clean, centres, item.box_px, item.out_px)
@@ -173,6 +186,8 @@ def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
 
 
 def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
+    if not item.particle_ids:
+        return Saved({"particles": empty_table("particles")})
     path = folder.path / "images" / f"{item.item_id}.mrcs"
     pixel = item.pixel_size_angstrom * item.box_px / item.out_px
     write_mrc(path, boxes.cpu().numpy().astype(np.float16 if item.float16 else np.float32), pixel)
@@ -212,15 +227,19 @@ def _compute_local_defocus(particles: pl.DataFrame, micrographs: pl.DataFrame) -
 
 def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
     """Put the stacks beside all other columns; a positive whose micrograph failed stays a candidate without an image."""
-    stacks = saved.tables["particles"].select(
-        "particle_id", "stack_path", "stack_index", "box_px", "stack_pixel_size_angstrom"
-    )
+    of_image = ["stack_path", "stack_index", "box_px", "stack_pixel_size_angstrom"]
     names = ["defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg"]
     prepared = _prepare(inputs, params)
+    stacks = pl.concat(
+        [
+            frame.select("particle_id", *of_image)
+            for frame in (saved.tables["particles"], prepared.filter(_has_image(params)))
+        ]
+    )
     own = prepared.select(*names, "half")
     optics = inputs["micrographs"].select("micrograph_id", *names)
     particles = (
-        prepared.drop(*names, *(name for name in stacks.columns if name != "particle_id"))
+        prepared.drop(*names, *of_image)
         .join(stacks, on="particle_id", how="left", maintain_order="left")
         .join(optics, on="micrograph_id", how="left", maintain_order="left")
         .with_columns(
