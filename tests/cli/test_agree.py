@@ -112,7 +112,9 @@ def test_real_marks_in_two_frames_are_said_and_turned(shared_data: Path, tmp_pat
         "--json",
     ]
     (warning,) = json.loads(call(*words).stdout)["warnings"]
-    assert warning.startswith("the marks of crYOLO fit those of labels far better when mirrored in y (F1 0.90 instead of 0.40)")
+    assert warning.startswith(
+        "the marks of crYOLO fit those of labels far better when mirrored in y (F1 0.90 instead of 0.40)"
+    )
     assert warning.endswith("see --bottom NAME")
     words += ["--bottom", "labels", "--image-size", 4096, 4096]
     found = json.loads(call(*words).stdout)

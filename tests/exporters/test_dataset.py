@@ -127,6 +127,32 @@ def test_optics_groups_are_split_by_pixel_size(toy_project: Any) -> None:
     assert gather_dataset(rounding, toy_project.root).micrographs["group"].to_list() == [1, 1, 1]
 
 
+def test_optics_groups_keep_their_names_and_no_two_are_the_same(toy_project: Any) -> None:
+    def name_groups(*names: str | None) -> list[tuple[int, str]]:
+        micrographs = toy_project.tables["micrographs"].with_columns(
+            optics_group=pl.Series([1, 2, 3, 3]), optics_group_name=pl.Series([*names, None], dtype=pl.String)
+        )
+        dataset = gather_dataset({**toy_project.tables, "micrographs": micrographs}, toy_project.root)
+        return dataset.micrographs.select("group", "optics_group_name").rows()
+
+    assert name_groups("grid 1", "grid_2", None) == [(1, "grid_1"), (2, "grid_2"), (3, "opticsGroup3")]
+    assert name_groups("a", "b", "a") == [(1, "a_1"), (2, "b"), (3, "a_3")]
+    assert name_groups(None, "opticsGroup1", None) == [
+        (1, "opticsGroup1_1"),
+        (2, "opticsGroup1_2"),
+        (3, "opticsGroup3"),
+    ]
+
+
+def test_what_shows_a_particle_is_no_false_positive(toy_project: Any) -> None:
+    for reason, expected in {"duplicate": ["other-1"], "border": ["other-1"], "ice": ["other-0", "other-1"]}.items():
+        dataset = gather_dataset(toy_project.change("particles", "other-0", reason=reason), toy_project.root)
+        assert dataset.negatives["particle_id"].to_list() == ["other-0", "other-1"]
+        assert dataset.false_positives["particle_id"].to_list() == expected
+    unsaid = gather_dataset(toy_project.change("particles", "other-0", reason=None), toy_project.root)
+    assert unsaid.false_positives.height == 2
+
+
 def test_doubled_positions_and_no_positives_are_said(toy_project: Any) -> None:
     dataset = gather_dataset(toy_project.change("particles", "mic_a-1", x_px=40.0, y_px=30.0), toy_project.root)
     assert "2 positives lie exactly where another lies" in dataset.warnings

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def check(found: pl.DataFrame, toy_project: Any, tolerance: float = 0.01) -> Non
     assert positions.keys() == expected.keys()
     for name, xy in expected.items():
         np.testing.assert_allclose(positions[name], xy, atol=tolerance)
+
+
+def count_negatives(shard: Path) -> int:
+    with tarfile.open(shard) as tar:
+        streams = [tar.extractfile(member) for member in tar if member.name.endswith("negatives.npy")]
+        return sum(len(np.load(io.BytesIO(stream.read()))) for stream in streams if stream is not None)
 
 
 def run(export: Export, toy_project: Any, to: Path) -> Path:
@@ -180,13 +187,29 @@ def test_cryosparc_tools_read_ours(toy_project: Any, tmp_path: Path) -> None:
 
 
 def test_topaz_reads_ours(toy_project: Any, tmp_path: Path) -> None:
-    files = pytest.importorskip("topaz.utils.files", reason="topaz-em is not installed")
+    files = pytest.importorskip("topaz.utils.files", reason="topaz-em is not installed (see the test extra)")
     to = run(export_topaz, toy_project, tmp_path / "to")
     parts = [files.read_coordinates(str(path)) for path in sorted(to.glob("particles_*.txt"))]
     rows = [
         row for part in parts for row in part[["image_name", "x_coord", "y_coord"]].itertuples(index=False, name=None)
     ]
     check(pl.DataFrame(rows, schema=["micrograph", "x_px", "y_px"], orient="row"), toy_project)
+
+
+@pytest.mark.parametrize(
+    ("export", "read"),
+    [
+        (export_topaz, lambda to: pl.read_csv(to / "negatives.txt", separator="\t").height),
+        (export_lite, lambda to: sum(pl.read_csv(path).height for path in to.rglob("*_false_positives.csv"))),
+        (export_coco, lambda to: sum(path.read_text().count("bbox") for path in to.rglob("*_negatives.json"))),
+        (export_webdataset, lambda to: sum(map(count_negatives, to.glob("*.tar")))),
+    ],
+)
+def test_no_positive_is_trained_against(export: Export, read: Any, toy_project: Any, tmp_path: Path) -> None:
+    """Of two picks of one particle one is a positive: the other is labelled a duplicate, but shows the particle as well."""
+    tables = toy_project.change("particles", "other-0", reason="duplicate", x_px=41.0, y_px=30.0)
+    summary = export(tables, toy_project.root, tmp_path / "to")
+    assert read(tmp_path / "to") == summary.counts["negatives"] == 1
 
 
 @pytest.mark.parametrize("export", [export_topaz, export_eman, export_cryolo, export_cryosparc])

@@ -63,6 +63,13 @@ def test_the_larger_defocus_is_u_and_the_ctf_stays(u: float, v: float, angle: fl
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_a_defocus_of_nothing_is_none() -> None:
+    rows = pl.DataFrame({"rlnDefocusU": [0.0, 500.0], "rlnDefocusV": [0.0, 0.0], "rlnDefocusAngle": [0.0, 10.0]})
+    found = describe_relion(rows, {"particles": rows})
+    names = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg")
+    assert found.select(names).rows() == [(None, None, None), (500.0, 0.0, 10.0)]
+
+
 def test_only_positions(tmp_path: Path) -> None:
     (tmp_path / "a.star").write_text("data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n1 2\n3 4\n")
     frame = read_particles(tmp_path / "a.star")

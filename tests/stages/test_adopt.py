@@ -1,12 +1,13 @@
 """Adopting picks, on tables made by hand; `tests/cli/test_importing.py` runs it on projects."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from vitreous.errors import SettingError, UserError
-from vitreous.model.stage import Context, Inputs, RunFolder
+from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
 from vitreous.stages.adopt import STAGE, AdoptParams
 
@@ -26,13 +27,16 @@ def make_inputs(diameter: float | None = None) -> Inputs:
     )
 
 
-def run(tmp_path: Path, text: str, *, diameter: float | None = None, **values: object) -> pl.DataFrame:
+def adopt(tmp_path: Path, text: str, *, diameter: float | None = None, **values: object) -> Saved:
     (tmp_path / "picks.csv").write_text("micrograph,x_px,y_px,score,diameter_px\n" + text)
     params = AdoptParams.model_validate({"positives": "picks.csv"} | values)
     inputs = make_inputs(diameter)
     result = STAGE.compute(STAGE.load(inputs, params, Context(tmp_path)), params, lambda done, words: None)
-    saved = STAGE.save(result, inputs, params, RunFolder(tmp_path, tmp_path))
-    return check_table("particles", saved.tables["particles"])
+    return STAGE.save(result, inputs, params, RunFolder(tmp_path, tmp_path))
+
+
+def run(tmp_path: Path, text: str, **values: Any) -> pl.DataFrame:
+    return check_table("particles", adopt(tmp_path, text, **values).tables["particles"])
 
 
 def test_order_identifiers_diameters_and_scores(tmp_path: Path) -> None:
@@ -71,3 +75,32 @@ def test_nothing_named(tmp_path: Path) -> None:
     params = AdoptParams()
     with pytest.raises(SettingError, match="give --positives"):
         STAGE.load(make_inputs(), params, Context(tmp_path))
+
+
+def test_what_is_doubtful_is_said(tmp_path: Path) -> None:
+    rows = "a,1,2,,20\na,1,2,,20\nb,1,2,,20\n"
+    assert "1 picks lie exactly where another lies" in adopt(tmp_path, rows).warnings
+    (tmp_path / "none.csv").write_text("micrograph,x_px,y_px,diameter_px\nb,1,2,20\nb,2,2,20\n")
+    warnings = adopt(tmp_path, rows, negatives="none.csv").warnings
+    assert "1 places are labelled in two ways, as a particle and as none" in warnings
+    assert adopt(tmp_path, "a,1,2,,20\nb,1,2,,20\n").warnings == ()
+
+
+def test_picks_of_a_smaller_image_are_suspected(tmp_path: Path) -> None:
+    """Both micrographs have 100 x 80 px."""
+    halved = "".join(f"{'ab'[i % 2]},{i % 50},{0.7 * (i % 50)},,20\n" for i in range(60))
+    (warning,) = (said for said in adopt(tmp_path, halved).warnings if "corner" in said)
+    assert "--scale" in warning
+    assert not any("corner" in said for said in adopt(tmp_path, halved, scale=2.0).warnings)
+    assert not any("corner" in said for said in adopt(tmp_path, halved + "a,70,20,,20\n").warnings)
+    assert not any("corner" in said for said in adopt(tmp_path, "a,1,2,,20\n").warnings)
+
+
+def test_micrographs_without_a_ctf_among_others_are_named(tmp_path: Path) -> None:
+    labels = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+    head = "data_particles\nloop_\n" + "".join(f"_{label}\n" for label in labels)
+    (tmp_path / "p.star").write_text(head + "a.mrc 1 2 9000 8000 10\nb.mrc 3 4 0 0 0\n")
+    saved = adopt(tmp_path, "", positives="p.star", diameter=20.0)
+    assert "1 of 2 micrographs with picks have no CTF, e.g. b; the others have one" in saved.warnings
+    found = dict(saved.tables["micrographs"].select("micrograph_id", "defocus_u_angstrom").iter_rows())
+    assert found == {"a": 9000.0, "b": None}

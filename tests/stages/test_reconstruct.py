@@ -7,12 +7,21 @@ import polars as pl
 import pytest
 import scipy.ndimage
 import torch
+from click.testing import CliRunner
 from scipy.spatial.transform import Rotation
 
+from vitreous.cli.importing import import_dataset
+from vitreous.engine.machine import Machine
+from vitreous.engine.project import open_project
+from vitreous.engine.records import read_current_records, read_current_tables
+from vitreous.engine.run import run_recipe, run_stage
 from vitreous.errors import UserError
+from vitreous.exporters.cryosparc import export_cryosparc
+from vitreous.exporters.relion import export_relion
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table
+from vitreous.ops.boxes import normalise_boxes
 from vitreous.ops.fourier import irfft2, rfft2
 from vitreous.stages.images import compute_particle_ctf
 from vitreous.stages.reconstruct import STAGE, ReconstructParams
@@ -211,3 +220,62 @@ def test_what_cannot_be_used_is_refused(project_on_disk) -> None:
     sizes = pl.when(pl.col("micrograph_id") == "b").then(64).otherwise("box_px")
     with pytest.raises(UserError, match=r"several sizes.*\(32, 4\.0\), \(64, 4\.0\)"):
         load(*project_on_disk, box_px=sizes)
+
+
+def spread(root: Path, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """Return the tables as a refinement elsewhere would leave them: places apart, orientations and shifts of 3D, own images."""
+    for name in "ab":
+        write_mrc(root / f"{name}.mrc", np.random.default_rng(1).integers(-9, 9, (900, 1000)).astype(np.int8), 2.0)
+        images = normalise_boxes(
+            torch.from_numpy(read_mrc(root / f"{name}.mrcs")[0].astype(np.float32)), 0.55 * DIAMETER / PIXEL
+        )
+        write_mrc(root / f"{name}.mrcs", images.numpy(), PIXEL)
+    micrographs = tables["micrographs"].with_columns(
+        micrograph_path=pl.col("micrograph_id") + ".mrc", nx_px=pl.lit(1000), ny_px=pl.lit(900)
+    )
+    angles = Rotation.random(COUNT + 1, random_state=8).as_euler("ZYZ", degrees=True).T
+    row = pl.int_range(pl.len())
+    particles = tables["particles"].with_columns(
+        x_px=30.5 + 60 * (row % 15),
+        y_px=30.25 + 60.0 * (row // 15),
+        phase_shift_deg=pl.lit(0.0),
+        origin_x_angstrom="class_origin_x_angstrom",
+        origin_y_angstrom="class_origin_y_angstrom",
+        **{name: pl.Series(values) for name, values in zip(("rot_deg", "tilt_deg", "psi_deg"), angles, strict=True)},
+    )
+    none = [pl.lit(None, pl.Float64).alias(f"class_origin_{axis}_angstrom") for axis in "xy"]
+    return {**tables, "micrographs": micrographs, "particles": particles.with_columns(none)}
+
+
+@pytest.mark.parametrize(
+    ("export", "file", "images"),
+    [(export_relion, "particles.star", "Micrographs"), (export_cryosparc, "particles.cs", "micrographs")],
+)
+def test_after_an_import_of_a_refinement_of_another_program(
+    export, file: str, images: str, project_on_disk, tmp_path: Path
+) -> None:
+    """Images, CTF, halves and origins are those that went out, and the map is made of them."""
+    root, tables = project_on_disk
+    tables = spread(root, tables)
+    export(tables, root, tmp_path / "to")
+    words = [tmp_path / "p", tmp_path / "to" / file, "--micrographs", tmp_path / "to" / images / "*.mrc"]
+    words += ["--diameter", DIAMETER, "--symmetry", "O", "--workers", 1]
+    called = CliRunner().invoke(import_dataset, list(map(str, words)), catch_exceptions=False)
+    assert "150 extracted images are used as they came" in called.stderr
+    imported = open_project(tmp_path / "p")
+    run_recipe(imported, "extract", (), Machine(workers=1))
+    assert not list(imported.runs.glob("*extract/images/*"))
+    found = read_current_tables(imported, read_current_records(imported))
+    ours, theirs = load(root, tables), load(imported.root, found)
+    assert torch.equal(theirs.images, ours.images)
+    assert torch.equal(theirs.half, ours.half)
+    assert theirs.pixel_size_angstrom == pytest.approx(ours.pixel_size_angstrom)
+    assert ours.origins_px.abs().max() > 1
+    torch.testing.assert_close(theirs.origins_px, ours.origins_px, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs.ctf, ours.ctf, rtol=0, atol=1e-4)
+    if export is export_relion:
+        fast = {"n_starts": 1, "initial_iterations": 5, "iterations": 1, "global_iterations": 1, "max_particles": 40}
+        run_stage(imported, "reconstruct", fast, Machine(workers=1))
+        volume = read_current_tables(imported, read_current_records(imported))["volumes"].row(0, named=True)
+        assert (volume["n_particles"], volume["symmetry"], volume["pixel_size_angstrom"]) == (40, "O", PIXEL)
+        assert read_mrc(imported.root / volume["map_path"])[0].std() > 0

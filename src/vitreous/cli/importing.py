@@ -139,6 +139,12 @@ def _make_recipe(adopt: dict[str, Any], *, is_pictures: bool, has_ctf: bool) -> 
 @click.option(
     "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="factor to full pixels"
 )
+@click.option(
+    "--images/--no-images",
+    default=True,
+    show_default=True,
+    help="use the extracted images that SOURCE names, where all can be used; else they are cut out again",
+)
 @click.option("--picker", default="imported", show_default=True, help="who or what picked")
 @click.option("--pixel-size", "pixel_size_angstrom", type=float, metavar="A", help="Å per pixel of the micrographs")
 @click.option("--voltage", "voltage_kv", type=float, metavar="KV", help="acceleration voltage, kV [default: 300]")
@@ -158,6 +164,7 @@ def import_dataset(
     ctf: Path | None,
     y_origin: str | None,
     scale: float,
+    images: bool,
     picker: str,
     workers: int | None,
     device: str,
@@ -168,8 +175,8 @@ def import_dataset(
 
     SOURCE is an entry of CryoPPP or CryoPPP_Lite as published (its folder), or picks in any format that `vitreous evaluate`
     reads: RELION .star, CryoSPARC .cs, EMAN2 _info.json or .box, Topaz .txt, crYOLO .cbox, .csv; a file or a folder. Names with
-    CryoSPARC's numbers before them find their micrographs. Defocus, classes, orientations, halves and optics groups
-    of .star and .cs files come along. Go on with `vitreous run PROJECT`.
+    CryoSPARC's numbers before them find their micrographs. Defocus, classes, orientations, halves, optics groups and extracted
+    images of .star and .cs files come along. Go on with `vitreous run PROJECT`.
     """
     from vitreous.engine.run import run_recipe
 
@@ -190,6 +197,7 @@ def import_dataset(
     adopt |= {
         "y_origin": y_origin or found.y_origin,
         "scale": scale,
+        "images": images,
         "picker": picker,
         "digest": _hash(list(given.values())),
     }

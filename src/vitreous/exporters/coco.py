@@ -64,10 +64,10 @@ def export_coco(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> Exp
     splits = assign_splits(dataset.micrographs["name"].to_list())
     micrographs = dataset.micrographs.with_row_index("image_id", offset=1)
     counts = {"micrographs": micrographs.height, "positives": dataset.positives.height}
-    counts["negatives"] = dataset.negatives.height
+    counts["negatives"] = dataset.false_positives.height
     kinds = {
         "": ("particle", group_by_name(dataset, dataset.positives)),
-        "_negatives": ("no particle", group_by_name(dataset, dataset.negatives)),
+        "_negatives": ("no particle", group_by_name(dataset, dataset.false_positives)),
     }
     with open_release(to, LAYOUT) as staging:
         for path, name in micrographs.select("micrograph_path", "name").iter_rows():

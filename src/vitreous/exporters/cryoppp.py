@@ -103,7 +103,7 @@ def write_coordinate_files(folder: Path, dataset: Dataset) -> None:
     """Write the positives and the negatives of every micrograph, be there none, as CSV files under `folder`."""
     groups = {
         ("particle_coordinates", ".csv"): dataset.positives,
-        ("false_positives", "_false_positives.csv"): dataset.negatives,
+        ("false_positives", "_false_positives.csv"): dataset.false_positives,
     }
     for (subfolder, suffix), frame in groups.items():
         parts = {str(name): rows for (name,), rows in frame.group_by("name", maintain_order=True)}

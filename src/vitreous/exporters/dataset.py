@@ -18,6 +18,9 @@ __all__ = ["Dataset", "choose_usable", "gather_dataset", "merge_sizes"]
 _UNSAFE = re.compile(r"[\s#\"'@/\\]")
 """What breaks STAR files of other programs, or paths, when it is in a name."""
 
+_STILL_PARTICLES = ("duplicate", "border")
+"""Reasons of negatives that are particles all the same."""
+
 _SAME_SIZE = 1.001
 _NO_ENTRY: dict[str, Any] = dict.fromkeys(TABLES["entries"].schema) | {"entry_id": "entry"}
 _DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
@@ -36,8 +39,9 @@ class Dataset:
     entry
         The row of the entries table; defaults where there is none.
     micrographs
-        Those that are not rejected, with `name` (their id, safe in file names), `group` (optics group, from 1 without gaps),
-        `original_pixel_size_angstrom`, `movie_nx_px`, `movie_ny_px` (of the movie) and what the exposures say.
+        Those that are not rejected, with `name` (their id, safe in file names), `group` (optics group, from 1 without gaps, each
+        with an `optics_group_name` of its own), `original_pixel_size_angstrom`, `movie_nx_px`, `movie_ny_px` (of the movie) and
+        what the exposures say.
     positives, negatives, candidates
         Particles of these micrographs by label, ordered as the micrographs, each with its micrograph's columns.
     rejected
@@ -57,6 +61,11 @@ class Dataset:
     rejected: pl.DataFrame
     volumes: pl.DataFrame
     warnings: tuple[str, ...]
+
+    @property
+    def false_positives(self) -> pl.DataFrame:
+        """The negatives that show no particle: not those that the edge cuts or that lie on a positive."""
+        return self.negatives.filter(~pl.col("reason").is_in(_STILL_PARTICLES).fill_null(value=False))
 
 
 def merge_sizes(sizes: pl.Series) -> pl.Series:
@@ -99,11 +108,22 @@ def _name_micrographs(micrographs: pl.DataFrame, root: Path) -> tuple[pl.DataFra
     return micrographs.with_columns(name=pl.Series(names, dtype=pl.String)), warnings
 
 
+def _name_groups() -> pl.Expr:
+    """Return `optics_group_name` by which no two groups are the same: as it came, with the number where it must be."""
+    number = pl.col("group").cast(pl.String)
+    name = pl.col("optics_group_name").str.replace_all(_UNSAFE.pattern, "_").fill_null("opticsGroup" + number)
+    return pl.when(name.is_duplicated()).then(name + "_" + number).otherwise(name).alias("optics_group_name")
+
+
 def _number_groups(micrographs: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Add `group`: one number for each optics group and, where one holds several, for each of its pixel sizes and optics."""
     keys = ["optics_group", "pixel_key", *_OPTICS]
     keyed = micrographs.with_columns(pixel_key=merge_sizes(micrographs["pixel_size_angstrom"]))
     groups = keyed.select(keys).unique().sort(keys).with_row_index("group", offset=1)
+    named = keyed.group_by(keys).agg(pl.col("optics_group_name").drop_nulls().first())
+    groups = groups.join(named, on=keys, how="left", nulls_equal=True, maintain_order="left").with_columns(
+        _name_groups()
+    )
     split = groups.filter(pl.col("optics_group").is_duplicated())
     warnings = []
     if split.height:
@@ -111,7 +131,7 @@ def _number_groups(micrographs: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         warnings.append(
             f"one optics group holds several optics or pixel sizes ({sizes} Å): each is exported as its own group"
         )
-    joined = keyed.join(groups, on=keys, how="left", maintain_order="left").drop("pixel_key")
+    joined = keyed.drop("optics_group_name").join(groups, on=keys, how="left", maintain_order="left").drop("pixel_key")
     return joined.with_columns(pl.col("group").cast(pl.Int64)), warnings
 
 

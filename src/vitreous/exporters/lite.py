@@ -35,7 +35,7 @@ def export_lite(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> Exp
     """
     dataset = gather_dataset(tables, root)
     counts = {"micrographs": dataset.micrographs.height, "positives": dataset.positives.height}
-    counts["negatives"] = dataset.negatives.height
+    counts["negatives"] = dataset.false_positives.height
     with open_release(to, LAYOUT) as staging:
         folder = staging / dataset.entry["entry_id"]
         for path, name in dataset.micrographs.select("micrograph_path", "name").iter_rows():

@@ -44,7 +44,7 @@ def tabulate_optics(micrographs: pl.DataFrame, positives: pl.DataFrame | None = 
     """Return RELION's table of optics groups: of micrographs, or of particles where `positives` are given."""
     groups = micrographs.group_by("group").first().sort("group")
     columns = {
-        "rlnOpticsGroupName": pl.format("opticsGroup{}", "group"),
+        "rlnOpticsGroupName": pl.col("optics_group_name"),
         "rlnOpticsGroup": pl.col("group"),
         "rlnMicrographOriginalPixelSize": pl.col("original_pixel_size_angstrom"),
         "rlnVoltage": pl.col("voltage_kv"),

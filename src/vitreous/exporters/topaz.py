@@ -36,7 +36,7 @@ def export_topaz(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> Ex
     splits = assign_splits(dataset.micrographs["name"].to_list())
     split = pl.col("name").replace_strict(dict(splits), return_dtype=pl.String)
     counts = {"micrographs": dataset.micrographs.height, "positives": dataset.positives.height}
-    counts["negatives"] = dataset.negatives.height
+    counts["negatives"] = dataset.false_positives.height
     columns = {"micrograph": pl.col("name"), "x_px": pl.col("x_px"), "y_px": pl.col("y_px")}
     with open_release(to, LAYOUT) as staging:
         link_micrographs(staging / _IMAGES, dataset)
@@ -47,6 +47,6 @@ def export_topaz(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> Ex
             with open_for_replacement(staging / f"images_{which}.txt") as temporary:
                 names.write_csv(temporary, separator="\t", quote_style="never")
             write_topaz(staging / f"particles_{which}.txt", dataset.positives.filter(split == which).select(**columns))
-        write_topaz(staging / "negatives.txt", dataset.negatives.select(**columns))
+        write_topaz(staging / "negatives.txt", dataset.false_positives.select(**columns))
         write_card(staging, dataset, LAYOUT, _COORDINATES, counts)
     return ExportSummary(counts, dataset.warnings)

@@ -70,9 +70,9 @@ def export_webdataset(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) 
     """
     dataset = gather_dataset(tables, root)
     splits = assign_splits(dataset.micrographs["name"].to_list())
-    positives, negatives = group_by_name(dataset, dataset.positives), group_by_name(dataset, dataset.negatives)
+    positives, negatives = group_by_name(dataset, dataset.positives), group_by_name(dataset, dataset.false_positives)
     counts = {"micrographs": dataset.micrographs.height, "positives": dataset.positives.height}
-    counts |= {"negatives": dataset.negatives.height, "shards": 0}
+    counts |= {"negatives": dataset.false_positives.height, "shards": 0}
     micrographs = dataset.micrographs.with_row_index("number").to_dicts()
     with open_release(to, LAYOUT) as staging:
         for split in SPLITS:

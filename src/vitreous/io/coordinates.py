@@ -18,7 +18,8 @@ from vitreous.io.box import read_box, write_box
 from vitreous.io.cryolo import read_cbox, write_cbox
 from vitreous.io.csparc import read_cs_coordinates
 from vitreous.io.eman import INFO_SUFFIX, read_eman_info, write_eman_info
-from vitreous.io.metadata import METADATA_SCHEMA, describe_cryoppp, describe_relion
+from vitreous.io.metadata import METADATA_SCHEMA, describe_cryoppp, describe_relion, find_image_pixel_size, join_optics
+from vitreous.io.named_images import IMAGES_SCHEMA, find_star_images
 from vitreous.io.naming import find_micrograph_stem
 from vitreous.io.star import read_star, write_star
 from vitreous.io.topaz import is_topaz, read_topaz, write_topaz
@@ -92,6 +93,10 @@ def _read_star(path: Path) -> pl.DataFrame:
         if {"rlnCoordinateX", "rlnCoordinateY"} <= set(frame.columns):
             known = {label: name for label, name in _STAR_NAMES.items() if label in frame.columns}
             read = frame.select(list(known)).rename(known).with_columns(describe_relion(frame, blocks))
+            if "rlnImageName" in frame.columns:
+                joined = join_optics(frame, blocks)
+                images = joined.with_columns(find_image_pixel_size(joined).alias("rlnImagePixelSize"))
+                read = read.with_columns(find_star_images(images, path))
             scored = "score" in read.columns
             return read.with_columns(pl.col("score").replace(_NO_SCORE, None)) if scored else read
     labels = [label for frame in blocks.values() for label in frame.columns]
@@ -203,11 +208,11 @@ def list_empty(path: Path, known: Collection[str]) -> tuple[str, ...]:
 
 
 def read_particles(path: Path, *, scale: float = 1.0) -> pl.DataFrame:
-    """Read particles with all that the files say of them: columns of `COORDINATES_SCHEMA`, then of `METADATA_SCHEMA`.
+    """Read particles with all that the files say of them: `COORDINATES_SCHEMA`, then `METADATA_SCHEMA`, then `IMAGES_SCHEMA`.
 
     Parameters and errors as of `read_coordinates`; rows are counted as the file counts them.
     """
-    schema = pl.Schema({**COORDINATES_SCHEMA, **METADATA_SCHEMA})
+    schema = pl.Schema({**COORDINATES_SCHEMA, **METADATA_SCHEMA, **IMAGES_SCHEMA})
     frame = pl.concat([_read_file(file, schema) for file in _list_files(path)])
     return frame.with_columns(pl.col("x_px", "y_px", "diameter_px") * scale)
 

@@ -15,6 +15,7 @@ from vitreous.errors import InputFileError
 from vitreous.io.atomic import open_for_replacement
 from vitreous.io.foreign import make_read_error
 from vitreous.io.metadata import describe_cs
+from vitreous.io.named_images import find_cs_images
 
 __all__ = ["make_uid", "read_cs", "read_cs_coordinates", "write_cs"]
 
@@ -69,7 +70,7 @@ def _find_fields(path: Path, table: NDArray[np.void]) -> NDArray[np.void] | None
 
 
 def read_cs_coordinates(path: Path) -> pl.DataFrame:
-    """Return `micrograph` (the path that the file names), `x_px`, `y_px`, `score` (normalised correlation) and metadata.
+    """Return `micrograph` (the path that the file names), `x_px`, `y_px`, `score` (normalised correlation), metadata, images.
 
     Where the file leaves the positions to a passthrough file, as those of most jobs do, that is looked for beside it.
 
@@ -100,7 +101,9 @@ def read_cs_coordinates(path: Path) -> pl.DataFrame:
         },
         schema={"micrograph": pl.String, "x_px": pl.Float64, "y_px": pl.Float64, "score": pl.Float64},
     ).with_columns(
-        pl.col("score").fill_nan(None), *(metadata if found is table else _merge(metadata, describe_cs(found)))
+        pl.col("score").fill_nan(None),
+        *(metadata if found is table else _merge(metadata, describe_cs(found))),
+        *find_cs_images(table, path),
     )
 
 

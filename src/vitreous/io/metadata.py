@@ -9,11 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
-
-from vitreous.ops.rotations import compute_euler_angles, compute_euler_matrix
 
 __all__ = [
     "METADATA_SCHEMA",
@@ -22,11 +18,14 @@ __all__ = [
     "describe_cs",
     "describe_relion",
     "fill_metadata",
+    "find_image_pixel_size",
+    "join_optics",
 ]
 
 METADATA_SCHEMA = pl.Schema(
     {
         "optics_group": pl.Int64(),
+        "optics_group_name": pl.String(),
         **dict.fromkeys(("voltage_kv", "cs_mm", "amplitude_contrast"), pl.Float64()),
         **dict.fromkeys(("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg"), pl.Float64()),
         **dict.fromkeys(("phase_shift_deg", "ctf_score", "ctf_resolution_angstrom"), pl.Float64()),
@@ -45,6 +44,7 @@ _UNDEFINED = -999.0
 
 _RELION: Mapping[str, str] = {
     "optics_group": "rlnOpticsGroup",
+    "optics_group_name": "rlnOpticsGroupName",
     "voltage_kv": "rlnVoltage",
     "cs_mm": "rlnSphericalAberration",
     "amplitude_contrast": "rlnAmplitudeContrast",
@@ -85,7 +85,8 @@ _COUNTED = ("optics_group", "half", "class_id")
 def fill_metadata(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the columns of `METADATA_SCHEMA`, nulls where `frame` has none, by our conventions.
 
-    Undefined values become null, so do numbers of classes and halves below 1; U is made the larger defocus.
+    Undefined values become null, so do numbers of classes and halves below 1 and a defocus of 0 in both directions, which is what
+    programs write where they have none; U is made the larger defocus.
     """
     values = frame.with_columns(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype, strict=False).alias(name)
@@ -97,6 +98,8 @@ def fill_metadata(frame: pl.DataFrame) -> pl.DataFrame:
         *(pl.when(pl.col(name) >= 1).then(pl.col(name)) for name in _COUNTED),
     )
     u, v, angle = (pl.col(f"defocus_{name}") for name in ("u_angstrom", "v_angstrom", "angle_deg"))
+    fitted = (u != 0) | (v != 0)
+    values = values.with_columns(pl.when(fitted).then(name) for name in (u, v, angle))
     return values.with_columns(
         pl.max_horizontal(u, v).alias("defocus_u_angstrom"),
         pl.min_horizontal(u, v).alias("defocus_v_angstrom"),
@@ -104,13 +107,22 @@ def fill_metadata(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _find_image_pixel_size(frame: pl.DataFrame) -> pl.Expr:
+def find_image_pixel_size(frame: pl.DataFrame) -> pl.Expr:
     """Return Å per pixel of the particle images; 3.1 says it for a group, older files by magnification and detector."""
     if "rlnImagePixelSize" in frame.columns:
         return pl.col("rlnImagePixelSize")
     if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(frame.columns):
         return pl.col("rlnDetectorPixelSize") * 1e4 / pl.col("rlnMagnification")
     return pl.col("rlnPixelSize") if "rlnPixelSize" in frame.columns else pl.lit(None, pl.Float64)
+
+
+def join_optics(rows: pl.DataFrame, blocks: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Return particles or micrographs with what their optics group says of all of its own, since RELION 3.1."""
+    optics = blocks.get("optics", pl.DataFrame())
+    if not ("rlnOpticsGroup" in rows.columns and "rlnOpticsGroup" in optics.columns):
+        return rows
+    shared = [name for name in optics.columns if name == "rlnOpticsGroup" or name not in rows.columns]
+    return rows.join(optics.select(shared), on="rlnOpticsGroup", how="left", maintain_order="left")
 
 
 def describe_relion(rows: pl.DataFrame, blocks: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -127,12 +139,9 @@ def describe_relion(rows: pl.DataFrame, blocks: Mapping[str, pl.DataFrame]) -> p
     -----
     Files in which nothing is tilted or turned about z are of 2D classification: psi and the origins are then those of classes.
     """
-    optics = blocks.get("optics", pl.DataFrame())
-    if "rlnOpticsGroup" in rows.columns and "rlnOpticsGroup" in optics.columns:
-        shared = [name for name in optics.columns if name == "rlnOpticsGroup" or name not in rows.columns]
-        rows = rows.join(optics.select(shared), on="rlnOpticsGroup", how="left", maintain_order="left")
+    rows = join_optics(rows, blocks)
     rows = rows.with_columns(
-        (pl.col(f"rlnOrigin{axis}") * _find_image_pixel_size(rows)).alias(f"rlnOrigin{axis}Angst")
+        (pl.col(f"rlnOrigin{axis}") * find_image_pixel_size(rows)).alias(f"rlnOrigin{axis}Angst")
         for axis in "XY"
         if f"rlnOrigin{axis}" in rows.columns and f"rlnOrigin{axis}Angst" not in rows.columns
     )
@@ -149,6 +158,12 @@ def describe_cryoppp(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _convert_poses(poses: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    # Most files have no poses, and the array engine takes seconds to import.
+    import torch
+    from scipy.spatial.transform import Rotation
+
+    from vitreous.ops.rotations import compute_euler_angles
+
     matrices = torch.from_numpy(Rotation.from_rotvec(-poses).as_matrix())
     names = ("rot_deg", "tilt_deg", "psi_deg")
     return {name: angle.numpy() for name, angle in zip(names, compute_euler_angles(matrices), strict=True)}
@@ -156,6 +171,11 @@ def _convert_poses(poses: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
 
 def compute_cs_poses(frame: pl.DataFrame) -> NDArray[np.float64]:
     """Return CryoSPARC's pose `(n, 3)` of the orientations `rot_deg`, `tilt_deg`, `psi_deg`."""
+    import torch
+    from scipy.spatial.transform import Rotation
+
+    from vitreous.ops.rotations import compute_euler_matrix
+
     angles = torch.from_numpy(frame.select("rot_deg", "tilt_deg", "psi_deg").to_numpy(writable=True)).unbind(1)
     poses: NDArray[np.float64] = -Rotation.from_matrix(compute_euler_matrix(*angles).numpy()).as_rotvec()
     return poses

@@ -15,10 +15,13 @@ from vitreous.io.micrographs import read_micrographs
 from vitreous.io.naming import match_micrographs
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.model.tables import TABLES
+from vitreous.stages.adopted_images import IMAGE_COLUMNS, choose_images
 
 __all__ = ["STAGE", "AdoptParams"]
 
 _MAX_OUTSIDE = 0.05
+_LEAST_PICKS, _CORNER = 50, 0.6
+"""So many picks that all lie within this share of the columns and of the rows are of images that were made smaller."""
 
 _OPTICS = ("optics_group", "voltage_kv", "cs_mm", "amplitude_contrast")
 _DEFOCUS = ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "phase_shift_deg")
@@ -41,6 +44,9 @@ class AdoptParams(StageParams):
     diameter_angstrom: float | None = Field(
         None, gt=0, description="particle diameter, Å; null: as the project says, else as the picks say"
     )
+    images: bool = Field(
+        default=True, description="use the extracted images that came with the particles, where all of them can be used"
+    )
     picker: str = Field("imported", min_length=1, description="who or what picked")
     digest: str | None = Field(None, description="SHA-256 of the files, so that changed files make another run")
 
@@ -48,11 +54,12 @@ class AdoptParams(StageParams):
 @dataclass(frozen=True)
 class _Loaded:
     picks: pl.DataFrame
-    """As `read_particles` returns them, with `label`."""
+    """As `read_particles` returns them, with `label` and the images that are used."""
     described: pl.DataFrame | None
     """As `read_micrographs` returns it."""
     micrographs: pl.DataFrame
     given_diameter: float | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ def _load(inputs: Inputs, params: AdoptParams, context: Context) -> _Loaded:
     given = inputs["entries"]["diameter_angstrom"].drop_nulls()
     diameter = params.diameter_angstrom or (float(given[0]) if len(given) else None)
     described = None if params.ctf is None else read_micrographs(Path(os.path.normpath(context.root / params.ctf)))
-    return _Loaded(pl.concat(picks), described, inputs["micrographs"], diameter)
+    # The pixels of micrographs and images differ: without a diameter in Å the images cannot be looked at.
+    looked_at, warnings = choose_images(pl.concat(picks), context.root, diameter if params.images else None)
+    return _Loaded(looked_at, described, inputs["micrographs"], diameter, tuple(warnings))
 
 
 def _name_micrographs(picks: pl.DataFrame, identifiers: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
@@ -119,11 +128,41 @@ def _leave_out_outside(picks: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return kept, [f"{n_outside} picks outside their micrograph are left out"] if n_outside else []
 
 
+def _find_doubts(picks: pl.DataFrame) -> list[str]:
+    """Return what is doubtful: places that stand twice, those that are a particle and none, a scale that was forgotten."""
+    warnings = []
+    place = ["micrograph_id", "x_px", "y_px"]
+    if twice := picks.height - picks.select(*place, "label").n_unique():
+        warnings.append(f"{twice} picks lie exactly where another lies")
+    labels = picks.group_by(place).agg(pl.col("label").n_unique())
+    if both := (labels["label"] > 1).sum():
+        warnings.append(f"{both} places are labelled in two ways, as a particle and as none")
+    corner = (pl.col("x_px") < _CORNER * pl.col("nx_px")) & (pl.col("y_px") < _CORNER * pl.col("ny_px"))
+    if picks.height >= _LEAST_PICKS and picks.select(corner.all()).item():
+        warnings.append(
+            "all picks lie near the first corner of their micrographs: they are probably those of images that were made "
+            "smaller; give the factor to full pixels as --scale"
+        )
+    return warnings
+
+
+def _find_gaps(micrographs: pl.DataFrame, particles: pl.DataFrame) -> list[str]:
+    """Return a warning where some of the micrographs that have particles have a CTF and others not."""
+    used = micrographs.join(particles, on="micrograph_id", how="semi")
+    lacking = used["defocus_u_angstrom"].null_count()
+    if not 0 < lacking < used.height:
+        return []
+    name = used.filter(pl.col("defocus_u_angstrom").is_null())["micrograph_id"][0]
+    return [f"{lacking} of {used.height} micrographs with picks have no CTF, e.g. {name}; the others have one"]
+
+
 def _choose_descriptions(loaded: _Loaded, particles: pl.DataFrame) -> pl.DataFrame:
     """Return what is said of each micrograph: by its own file, else by the particle of median defocus in it."""
     if loaded.described is None:
         said = particles.sort("defocus_u_angstrom", nulls_last=True, maintain_order=True).group_by("micrograph_id")
-        return said.agg(pl.col(*_OPTICS, *_OF_MICROGRAPHS).get(pl.col("defocus_u_angstrom").count() // 2))
+        return said.agg(
+            pl.col(*_OPTICS, "optics_group_name", *_OF_MICROGRAPHS).get(pl.col("defocus_u_angstrom").count() // 2)
+        )
     identifiers = loaded.micrographs["micrograph_id"]
     meant = match_micrographs(loaded.described["micrograph"], identifiers)
     found = loaded.described.filter(pl.col("micrograph").is_in(list(meant)))
@@ -133,7 +172,7 @@ def _choose_descriptions(loaded: _Loaded, particles: pl.DataFrame) -> pl.DataFra
 def _describe_micrographs(micrographs: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     """Return the micrographs with the CTF that is said of those without one; with their optics too where these differ."""
     several = said.select(_OPTICS).drop_nulls().unique().height > 1
-    chosen = (*_OPTICS, *_OF_MICROGRAPHS) if several else _OF_MICROGRAPHS
+    chosen = (*(_OPTICS if several else ()), "optics_group_name", *_OF_MICROGRAPHS)
     joined = micrographs.join(
         said.select("micrograph_id", pl.col(chosen).name.suffix("_said")),
         on="micrograph_id",
@@ -177,12 +216,14 @@ def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopt
         "diameter_angstrom",
         "label",
         *_CARRIED,
+        *IMAGE_COLUMNS,
         picker=pl.lit(params.picker),
         ncc=pl.col("score"),
         reason=pl.when(pl.col("label") == "negative").then(pl.col("reason").fill_null("expert")),
     )
     micrographs = _describe_micrographs(loaded.micrographs, _choose_descriptions(loaded, ordered))
-    return _Adopted(particles, micrographs, (*warnings, *left_out))
+    doubts = [*_find_doubts(inside), *_find_gaps(micrographs, particles)]
+    return _Adopted(particles, micrographs, (*warnings, *left_out, *doubts, *loaded.warnings))
 
 
 def _save(result: _Adopted, inputs: Inputs, params: AdoptParams, folder: RunFolder) -> Saved:
@@ -191,7 +232,7 @@ def _save(result: _Adopted, inputs: Inputs, params: AdoptParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="adopt",
-    version="2",
+    version="3",
     summary="Take the picks or labels of other programs and people as the particles, with the labels that they have.",
     params=AdoptParams,
     needs=("entries", "micrographs"),

@@ -129,8 +129,9 @@ def _load(inputs: Inputs, params: ReconstructParams, context: Context) -> _Loade
     frame, warnings = _choose_particles(inputs, params)
     entry = inputs["entries"].row(0, named=True)
     pixel, box = float(frame["stack_pixel_size_angstrom"][0]), int(frame["box_px"][0])
+    # Particles that came from a refinement elsewhere have no origin of a class.
     origins = frame.select(
-        pl.col("class_origin_x_angstrom").fill_null(0.0), pl.col("class_origin_y_angstrom").fill_null(0.0)
+        pl.coalesce(f"class_origin_{axis}_angstrom", f"origin_{axis}_angstrom").fill_null(0.0) for axis in "xy"
     ).to_numpy()
     return _Loaded(
         particle_ids=frame["particle_id"].to_list(),
