@@ -180,8 +180,7 @@ def test_a_real_entry_comes_out_as_it_went_in(shared_data: Path, tmp_path: Path)
     words = [str(tmp_path / "p"), "--format", "cryoppp", "--to", str(tmp_path / "to")]
     assert CliRunner().invoke(export, words, catch_exceptions=False).exit_code == 0
     written = tmp_path / "to" / "entry" / "ground_truth" / "particle_coordinates" / f"{name}.csv"
-    first = ["X-Coordinate", "Y-Coordinate", "Diameter"]
-    assert pl.read_csv(written).select(first).write_csv() == original.read_text().replace("\r\n", "\n")
+    assert written.read_bytes() == original.read_bytes()
     # Upside down it is refused.
     call(tmp_path / "q", tmp_path / "10017", "--y-origin", "top")
     words[0] = str(tmp_path / "q")

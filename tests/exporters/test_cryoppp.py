@@ -251,12 +251,8 @@ def test_published_labels_come_out_as_they_are(shared_data: Path, tmp_path: Path
     }
     export_cryoppp(tables, root, tmp_path / "to")
     truth = tmp_path / "to" / "entry" / "ground_truth"
-    with (
-        original.open(newline="") as published,
-        (truth / "particle_coordinates" / f"{name}.csv").open(newline="") as ours,
-    ):
-        theirs, written = list(csv.reader(published)), list(csv.reader(ours))
-    assert [row[:3] for row in written] == theirs
+    # To the byte: nothing beside the places is known of these particles, here as there.
+    assert (truth / "particle_coordinates" / f"{name}.csv").read_bytes() == original.read_bytes()
     sample = starfile.read(shared_data / "betagal-10017" / "sample.star")
     block = starfile.read(truth / "entry_particles_selected.star")["particles"]
     assert set(sample.columns) <= set(block.columns)

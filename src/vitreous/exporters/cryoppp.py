@@ -46,7 +46,7 @@ _ALIGNMENT = {
     "Phase Shift": pl.col("phase_shift_deg"),
     "CTF B Factor": _B_FACTOR,
 }
-_MICROGRAPH_COLUMNS = {"X-Coordinate": _X, "Y-Coordinate": _Y, "Diameter": _DIAMETER, **_ALIGNMENT}
+_PLACES = {"X-Coordinate": _X, "Y-Coordinate": _Y, "Diameter": _DIAMETER}
 _ENTRY_COLUMNS = {
     "Particles Filename": pl.col("image_name"),
     "Micrographs Filename": pl.col("name") + ".mrc",
@@ -100,7 +100,14 @@ def _check_one_geometry(dataset: Dataset) -> list[str]:
 
 
 def write_coordinate_files(folder: Path, dataset: Dataset) -> None:
-    """Write the positives and the negatives of every micrograph, be there none, as CSV files under `folder`."""
+    """Write the positives and the negatives of every micrograph, be there none, as CSV files under `folder`.
+
+    Where nothing but the places is known of all of them, the files have no other columns, as published ones of such entries.
+    """
+    both = pl.concat([dataset.positives, dataset.negatives])
+    said = [column for label, column in _ALIGNMENT.items() if label != "CTF B Factor"]
+    known = bool(both.select(pl.any_horizontal(column.is_not_null() for column in said).any()).item())
+    columns = {**_PLACES, **(_ALIGNMENT if known else {})}
     groups = {
         ("particle_coordinates", ".csv"): dataset.positives,
         ("false_positives", "_false_positives.csv"): dataset.false_positives,
@@ -108,7 +115,7 @@ def write_coordinate_files(folder: Path, dataset: Dataset) -> None:
     for (subfolder, suffix), frame in groups.items():
         parts = {str(name): rows for (name,), rows in frame.group_by("name", maintain_order=True)}
         for name in dataset.micrographs["name"].to_list():
-            _write_csv(folder / subfolder / f"{name}{suffix}", parts.get(name, frame.clear()), _MICROGRAPH_COLUMNS)
+            _write_csv(folder / subfolder / f"{name}{suffix}", parts.get(name, frame.clear()), columns)
 
 
 def _write_labels(folder: Path, dataset: Dataset) -> list[str]:
