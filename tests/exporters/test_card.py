@@ -1,5 +1,6 @@
 """The card: mlcroissant validates and loads it, sha256sum checks the files, counts and splits add up."""
 
+import hashlib
 import json
 import subprocess
 import warnings
@@ -28,7 +29,7 @@ def release(toy_project: Any, tmp_path: Path) -> Path:
     record = RunRecord(
         folder="002-motion", stage="motion", stage_version="3", vitreous_version="0", key="k", params={"patches": 5},
         changed_params={}, inputs={}, outputs={"micrographs": 4}, rows_in={}, started=now, finished=now, seconds=1,
-        cpu_seconds=1, peak_memory_bytes=1, host="here",
+        cpu_seconds=1, peak_memory_bytes=1, host="here", warnings=("three movies moved far",),
     )  # fmt: skip
     write_json(toy_project.root / "runs" / "002-motion" / "run.json", record.model_dump(mode="json"))
     decision = Decision(
@@ -61,6 +62,15 @@ def test_checksums(release: Path, toy_project: Any, tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == len(files - {"checksums.sha256", "vitreous-export.json"})
 
 
+def test_what_the_machine_card_lists_is_there_as_it_says(release: Path) -> None:
+    listed = json.loads((release / "croissant.json").read_text())["distribution"]
+    for entry in listed:
+        assert hashlib.sha256((release / entry["contentUrl"]).read_bytes()).hexdigest() == entry["sha256"]
+    names = {entry["contentUrl"] for entry in listed}
+    files = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
+    assert files - names == {"croissant.json", "checksums.sha256", "vitreous-export.json"}
+
+
 def test_counts_and_splits_add_up(release: Path) -> None:
     document = json.loads((release / "dataset.json").read_text())
     assert sum(counts["micrographs"] for counts in document["splits"].values()) == 3
@@ -85,6 +95,7 @@ def test_provenance_and_page(release: Path) -> None:
         "pixel size: 1.5 Å",
         "| 002-motion | motion 3 | 4 micrographs |",
         "Decisions by people: 1",
+        "- 1 candidates are labelled neither positive nor negative; run review\n- 002-motion: three movies moved far",
     ):
         assert text in page
 

@@ -24,6 +24,10 @@ def write_page(document: Mapping[str, Any]) -> str:
     """Return the page that says of a release what its `dataset.json` says."""
     provenance = document["provenance"]
     runs = [_describe_run(run) for run in provenance["runs"]]
+    doubts = [
+        *document["warnings"],
+        *(f"{run['folder']}: {said}" for run in provenance["runs"] for said in run["warnings"]),
+    ]
     facts = {
         "layout": document["layout"],
         "written by": document["written_by"],
@@ -55,7 +59,7 @@ def write_page(document: Mapping[str, Any]) -> str:
         "Software: " + ", ".join(f"{name} {version}" for name, version in document["software"].items()),
         f"Decisions by people: {len(provenance['decisions'])}, each in `dataset.json`.",
         "## Doubts",
-        "\n".join(f"- {warning}" for warning in document["warnings"]) or "None.",
+        "\n".join(f"- {doubt}" for doubt in doubts) or "None.",
         "## Licence",
         document["licence"],
         "## Check the files",
