@@ -1,6 +1,7 @@
 """Template picking of lopsided particles whose places and angles are known, seen through a CTF."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from vitreous.model.optics import Optics
+from vitreous.ops.fourier import compute_frequency_2d, irfft2, rfft2
 from vitreous.ops.matching import match_points
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
@@ -25,12 +27,13 @@ def templates(draw: Draw) -> TemplateSet:
     return TemplateSet(torch.from_numpy(images).float(), TEMPLATE_PIXEL)
 
 
-def pick(planted: Any, templates: TemplateSet, defocus_angstrom: float | None) -> Candidates:
+def pick(planted: Any, templates: TemplateSet, defocus_angstrom: float | None, whitened: bool = True) -> Candidates:
     optics = Optics(
         pixel_size_angstrom=planted.pixel_size_angstrom, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1
     )
     defocus = None if defocus_angstrom is None else Defocus(defocus_angstrom, defocus_angstrom, 0.0, 0.0)
-    return pick_templates(planted.image, optics, defocus, templates, MatchSettings(DIAMETER, 0.75, 0.0), 15.0)
+    settings = MatchSettings(DIAMETER, 0.75, 0.0)
+    return pick_templates(planted.image, optics, defocus, templates, settings, 15.0, whitened=whitened)
 
 
 def test_places_and_angles(plant: Plant, templates: TemplateSet) -> None:
@@ -52,7 +55,7 @@ def test_the_ctf_helps_and_its_sign_is_right(plant: Plant, templates: TemplateSe
     planted = plant(DIAMETER, kind="lobes", noise=0.5)
     scores = {}
     for defocus in (planted.defocus_angstrom, None, -planted.defocus_angstrom):
-        found = pick(planted, templates, defocus)
+        found = pick(planted, templates, defocus, whitened=False)
         index, _, _ = match_points(found.xy_px, planted.xy_px, 8.0)
         scores[defocus] = float(np.median(found.ncc[index])) if len(index) > len(planted.xy_px) / 2 else 0.0
     assert scores[planted.defocus_angstrom] > scores[None] + 0.05
@@ -66,3 +69,45 @@ def test_round_templates_are_not_turned(plant: Plant, templates: TemplateSet) ->
     assert set(found.psi_deg.tolist()) == {0.0}
     n = len(planted.xy_px)
     assert len(match_points(found.xy_px[:n], planted.xy_px, 4.0)[0]) == n
+
+
+def make_coloured_noise(shape: tuple[int, int], seed: int) -> torch.Tensor:
+    """Return noise of unit deviation whose amplitude falls beyond 1/120 Å, at 2.5 Å per pixel."""
+    white = torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).float()
+    ky, kx = compute_frequency_2d(shape)
+    noise = irfft2(rfft2(white) / (0.05 + (ky.square() + kx.square()) * 48**2).clamp_min(1), shape)
+    return noise / noise.std()
+
+
+def test_whitening_finds_particles_in_coloured_noise(plant: Plant, templates: TemplateSet) -> None:
+    hits = dict.fromkeys((True, False), 0)
+    for seed in range(2):
+        planted = plant(DIAMETER, kind="lobes", noise=1.5, pitch=2.5, seed=seed)
+        planted = replace(
+            planted, image=planted.image + 2.5 * make_coloured_noise(tuple(planted.image.shape), seed + 9)
+        )
+        n = len(planted.xy_px)
+        for whitened in hits:
+            found = pick(planted, templates, planted.defocus_angstrom, whitened)
+            hits[whitened] += len(match_points(found.xy_px[:n], planted.xy_px, 10.0)[0]) / n / 2
+    assert hits[True] > 0.9
+    assert hits[True] > hits[False] + 0.15
+
+
+@pytest.mark.parametrize("whitened", [True, False])
+@pytest.mark.parametrize("coloured", [True, False])
+def test_noise_has_as_many_candidates_as_they_say(
+    plant: Plant, templates: TemplateSet, whitened: bool, coloured: bool
+) -> None:
+    counts = []
+    for seed in range(6):
+        empty = plant(DIAMETER, seed=seed)
+        noise = torch.from_numpy(np.random.default_rng(seed).normal(size=empty.image.shape)).float()
+        image = noise + (2 * make_coloured_noise(tuple(empty.image.shape), seed + 50) if coloured else 0)
+        found = pick(replace(empty, image=image), templates, empty.defocus_angstrom, whitened)
+        assert (np.diff(found.noise_peaks) >= 0).all()
+        counts.append([(found.noise_peaks <= expected).sum() for expected in (0.5, 1.5, 4.0)])
+    # It is an upper bound, that is not far too high: six images are expected to have 3, 9 and 24.
+    for count, expected in zip(np.sum(counts, axis=0), (3, 9, 24), strict=True):
+        assert count <= expected + 3 * np.sqrt(expected)
+    assert np.sum(counts, axis=0)[2] >= 24 / 4

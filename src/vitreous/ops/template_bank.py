@@ -10,7 +10,7 @@ from torch.nn import functional
 from vitreous.ops.fourier import irfft2, rfft2
 from vitreous.ops.peaks import select_apart
 
-__all__ = ["BestCorrelation", "TemplateBank", "correlate_bank", "make_bank"]
+__all__ = ["BestCorrelation", "TemplateBank", "correlate_bank", "make_bank", "measure_local_deviation"]
 
 _TAIL = 1e-3
 """Share of the bank's energy that the basis leaves out."""
@@ -117,6 +117,12 @@ def _count_coarse(coefficients: Tensor) -> int:
     """Return how many of the basis images, greatest part first, the coarse search makes do with."""
     energies = coefficients.square().sum(dim=0).flip(0)
     return int((_share_left_out(energies) > _COARSE_TAIL).sum())
+
+
+def measure_local_deviation(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard deviation of an image `(ny, nx)` under a mask `(w, w)` around each pixel; periodic."""
+    image = image - image.mean()
+    return _measure_deviation(rfft2(image), image, mask, 0.0)
 
 
 def _measure_deviation(spectrum: Tensor, image: Tensor, mask: Tensor, least_deviation: float) -> Tensor:

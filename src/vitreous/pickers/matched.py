@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitreous.ops.blobs import MASK_FRACTION
+from vitreous.ops.false_peaks import measure_noise_field
+from vitreous.ops.fourier import find_good_size
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.template_bank import correlate_bank, make_bank
+from vitreous.ops.template_bank import correlate_bank, make_bank, measure_local_deviation
+from vitreous.ops.whitening import estimate_noise_amplitude, expand_amplitude
 
-__all__ = ["Candidates", "MatchSettings", "compute_window_size", "match_templates"]
+__all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise", "match_templates"]
+
+_TILE_DIAMETERS, _LEAST_TILE_PX = 1.6, 16
+"""Side of the tiles that the noise is measured in."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Candidates:
     xy_px: NDArray[np.float64]
     ncc: NDArray[np.float64]
     power: NDArray[np.float64]
+    noise_peaks: NDArray[np.float64]
+    """Expected number of peaks of pure noise in the micrograph that correlate as well or better."""
     template: NDArray[np.int64]
     psi_deg: NDArray[np.float64]
 
@@ -41,12 +49,39 @@ def compute_window_size(settings: MatchSettings, pixels_angstrom: Tensor) -> int
     return 2 * math.ceil(MASK_FRACTION * settings.diameter_angstrom / float(pixels_angstrom.mean())) + 1
 
 
+def estimate_noise(image: Tensor, settings: MatchSettings, pixels_angstrom: Tensor) -> Tensor:
+    """Return the amplitude of the noise of a reduced micrograph from frequency 0 to Nyquist; flat where there is no detail."""
+    half = max(
+        _LEAST_TILE_PX // 2, round(_TILE_DIAMETERS / 2 * settings.diameter_angstrom / float(pixels_angstrom.mean()))
+    )
+    try:
+        return estimate_noise_amplitude(image, min(2 * half, min(image.shape) // 2 * 2))
+    except ValueError:
+        return torch.ones(half + 1, device=image.device)
+
+
+def _predict_noise_peaks(
+    ncc: NDArray[np.float64], n_px: int, amplitude: Tensor, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
+) -> NDArray[np.float64]:
+    """Return how many peaks of noise are expected to correlate with any template as well as each candidate does.
+
+    The sum over templates: at most that, since templates that are alike find the same peaks.
+    """
+    side = find_good_size(2 * mask.shape[0])
+    power = expand_amplitude(amplitude, (side, side)).square()
+    expected = np.zeros(len(ncc))
+    for windows, _ in banks:
+        expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(ncc, n_px)
+    return expected
+
+
 def match_templates(
     image: Tensor,
     pixels_angstrom: Tensor,
     full_pixel_angstrom: float,
     banks: Sequence[tuple[Tensor, Tensor]],
     settings: MatchSettings,
+    plain: Tensor | None = None,
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
@@ -66,6 +101,8 @@ def match_templates(
         in degrees `(m,)`.
     settings
         How candidates are told apart.
+    plain
+        The image before its noise was whitened, in which the local power is measured; `image` where it was not.
     """
     pixel = float(pixels_angstrom.mean())
     size = compute_window_size(settings, pixels_angstrom)
@@ -83,12 +120,17 @@ def match_templates(
     best = best * relative.clamp_max(1.0)
     xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
+    if plain is not None:
+        deviation = measure_local_deviation(plain, mask)
+        relative = deviation / deviation.median()
     power = 2 * torch.log10(relative[y, x])
+    ncc = best[y, x].double().cpu().numpy()
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,
-        best[y, x].double().cpu().numpy(),
+        ncc,
         power.double().cpu().numpy(),
+        _predict_noise_peaks(ncc, image.numel(), estimate_noise(image, settings, pixels_angstrom), banks, mask),
         which[y, x].cpu().numpy(),
         psi[y, x].double().cpu().numpy(),
     )

@@ -10,8 +10,9 @@ from vitreous.model.optics import Optics
 from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.ops.fourier import compute_frequency_2d, find_good_size, irfft2, rfft2
 from vitreous.ops.templates import rotate_and_resample
+from vitreous.ops.whitening import whiten
 from vitreous.pickers.blob import reduce_micrograph
-from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
+from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, estimate_noise, match_templates
 
 __all__ = ["Defocus", "TemplateSet", "pick_templates"]
 
@@ -74,8 +75,22 @@ def pick_templates(
     templates: TemplateSet,
     settings: MatchSettings,
     angle_step_deg: float,
+    *,
+    whitened: bool = True,
 ) -> Candidates:
-    """Find what looks like one of the class averages, in any orientation in the plane."""
+    """Find what looks like one of the class averages, in any orientation in the plane.
+
+    Parameters
+    ----------
+    image, optics, defocus
+        Micrograph, and how it was taken; templates are seen through no CTF where the defocus is None.
+    templates, settings
+        What is looked for, and how candidates are told apart.
+    angle_step_deg
+        Step of the templates' turns.
+    whitened
+        Whether image and templates are divided by the amplitude of the micrograph's noise: the best linear detector.
+    """
     small, pixels = reduce_micrograph(image, optics.pixel_size_angstrom, settings.diameter_angstrom)
     pixel, window = float(pixels.mean()), compute_window_size(settings, pixels)
     # Room for the ripples that defocus makes, without which they would wrap round into the window.
@@ -96,5 +111,9 @@ def pick_templates(
         )
     scale = pixel / templates.pixel_size_angstrom
     smooth = _low_pass(templates.images.to(small.device), 0.45 / max(scale, 0.9))
+    matched = small
+    if whitened:
+        amplitude = estimate_noise(small, settings, pixels)
+        matched, smooth = whiten(small, amplitude), whiten(smooth, amplitude, 1 / scale)
     banks = [_make_windows(average, scale, box, angle_step_deg, window, ctf) for average in smooth]
-    return match_templates(small, pixels, optics.pixel_size_angstrom, banks, settings)
+    return match_templates(matched, pixels, optics.pixel_size_angstrom, banks, settings, small)
