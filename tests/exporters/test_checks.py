@@ -19,7 +19,7 @@ def make_tables(root: Path, image: np.ndarray, xy: np.ndarray, diameter_px: floa
     write_mrc(root / "m.mrc", image.astype(np.float32), 2.0)
     micrographs = pl.DataFrame({"micrograph_id": ["m"], "micrograph_path": ["m.mrc"], "pixel_size_angstrom": [2.0]})
     positives = pl.DataFrame({"x_px": xy[:, 0], "y_px": xy[:, 1]}).with_columns(
-        micrograph_id=pl.lit("m"), diameter_angstrom=pl.lit(2.0 * diameter_px)
+        micrograph_id=pl.lit("m"), diameter_angstrom=pl.lit(2.0 * diameter_px), contrast=pl.lit(None, pl.String)
     )
     return micrographs, positives
 
@@ -41,6 +41,15 @@ def test_picks_upside_down(tmp_path: Path) -> None:
     check_rows(*make_tables(tmp_path, image, xy, 12), tmp_path)
     with pytest.raises(ProjectError, match="only with rows counted from the other side"):
         check_rows(*make_tables(tmp_path, image[::-1], xy, 12), tmp_path)
+    # Bright particles of inverted images are no different.
+    for turned in (image, image[::-1]):
+        micrographs, positives = make_tables(tmp_path, -turned, xy, 12)
+        bright = positives.with_columns(contrast=pl.lit("bright"))
+        if turned is image:
+            check_rows(micrographs, bright, tmp_path)
+        else:
+            with pytest.raises(ProjectError, match="only with rows counted from the other side"):
+                check_rows(micrographs, bright, tmp_path)
     # Noise says nothing, and neither do a few picks.
     check_rows(*make_tables(tmp_path, rng.normal(0, 1, (240, 300)), xy, 12), tmp_path)
     check_rows(*make_tables(tmp_path, image[::-1], xy[:5], 12), tmp_path)

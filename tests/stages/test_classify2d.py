@@ -59,6 +59,7 @@ def make_inputs(root: Path, n: int = 120) -> Inputs:
             "box_px": [N] * n,
             "stack_pixel_size_angstrom": [PIXEL] * n,
             "half": [i // 2 % 2 + 1 for i in range(n)],
+            "contrast": ["bright"] * n,
             "truth_view": view,
             "truth_angle": angle,
         }
@@ -91,6 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Inputs, Saved
 def test_tables_are_complete_and_counts_add_up(place: tuple[Path, Inputs, Saved]) -> None:
     root, inputs, saved = place
     particles, classes = saved.tables["particles"], saved.tables["classes"]
+    assert set(classes["contrast"]) == {"bright"}
     assert particles["particle_id"].equals(inputs["particles"]["particle_id"])
     sorted_ones = particles.filter(pl.col("class_id").is_not_null())
     assert sorted_ones.height == 118

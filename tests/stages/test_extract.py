@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vitreous.errors import UserError
+from vitreous.errors import SettingError, UserError
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import write_star
+from vitreous.model.params import build_params
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
 from vitreous.stages.classify2d import STAGE as CLASSIFY2D
@@ -107,16 +108,43 @@ def test_images_are_centred_bright_normalised_and_of_exact_pixel_size(
 
 
 def test_particles_of_inverted_micrographs_are_bright_too(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
-    def read(params: ExtractParams) -> np.ndarray:
-        row = run(tmp_path, tables, params).tables["particles"].row(0, named=True)
-        return read_mrc(tmp_path / row["stack_path"])[0]
+    """As the picker says, or as the images show where nobody says: picks by hand or of another program."""
 
-    dark = read(ExtractParams())
+    def read(contrast: str | None) -> tuple[np.ndarray, Saved]:
+        known = pl.lit(contrast, pl.String)
+        result = run(
+            tmp_path, tables | {"particles": tables["particles"].with_columns(contrast=known)}, ExtractParams()
+        )
+        row = result.tables["particles"].row(0, named=True)
+        return read_mrc(tmp_path / row["stack_path"])[0], result
+
+    dark, result = read(None)
+    assert set(result.tables["particles"]["contrast"]) == {"dark"}
+    assert result.warnings == ()
     for path in ("m0.mrc", "m1.mrc"):
         image, header = read_mrc(tmp_path / path)
         write_mrc(tmp_path / path, -image, header.pixel_size_angstrom)
-    np.testing.assert_allclose(read(ExtractParams(contrast="bright")), dark, atol=1e-5)
-    np.testing.assert_allclose(read(ExtractParams()), -dark, atol=1e-5)
+    np.testing.assert_allclose(read("bright")[0], dark, atol=1e-5)
+    np.testing.assert_allclose(read("dark")[0], -dark, atol=1e-5)
+    found, result = read(None)
+    np.testing.assert_allclose(found, dark, atol=1e-5)
+    assert set(result.tables["particles"]["contrast"]) == {"bright"}
+    assert "bright places" in result.warnings[0]
+
+
+def test_one_hand_pick_among_candidates_has_their_contrast(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    rows = pl.Series([None, *["dark"] * (2 * len(PLACES) - 1)], dtype=pl.String)
+    result = run(tmp_path, tables | {"particles": tables["particles"].with_columns(contrast=rows)}, ExtractParams())
+    assert result.tables["particles"]["contrast"].to_list() == ["dark"] * 2 * len(PLACES)
+
+
+def test_the_parameter_of_earlier_versions_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(
+        SettingError, match=r"stage extract has the parameter 'contrast' no more: .*pick\.contrast=bright"
+    ):
+        build_params("extract", ExtractParams, {"contrast": "bright"})
+    with pytest.raises(SettingError, match="no parameter 'kontrast'; it has box_factor"):
+        build_params("extract", ExtractParams, {"kontrast": "bright"})
 
 
 def test_negatives_have_no_image_and_keep_their_rows(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:

@@ -172,3 +172,27 @@ def test_bright_particles_are_the_dark_ones_of_the_inverted_image(project: Path,
     dark = run(project, make_tables(), PickParams()).tables["particles"]
     bright = run(tmp_path, make_tables(), PickParams(contrast="bright")).tables["particles"]
     np.testing.assert_allclose(bright["x_px"], dark["x_px"], atol=1e-3)
+    assert (set(dark["contrast"]), set(bright["contrast"])) == ({"dark"}, {"bright"})
+
+
+@pytest.mark.parametrize("diameter", [DIAMETER, None])
+def test_inverted_images_are_found_and_said(project: Path, tmp_path: Path, diameter: float | None) -> None:
+    for path in project.glob("m*.mrc"):
+        write_mrc(tmp_path / path.name, -read_mrc(path)[0], PIXEL)
+    params = PickParams(min_diameter_angstrom=40, max_diameter_angstrom=160)
+    dark, bright = (run(root, make_tables(diameter), params) for root in (project, tmp_path))
+    assert set(dark.tables["particles"]["contrast"]) == {"dark"}
+    assert set(bright.tables["particles"]["contrast"]) == {"bright"}
+    np.testing.assert_allclose(bright.tables["particles"]["x_px"], dark.tables["particles"]["x_px"], atol=1e-3)
+    assert next(warning for warning in bright.warnings if "bright" in warning).endswith("pick.contrast=dark")
+    assert not any("bright" in warning for warning in dark.warnings)
+
+
+def test_contrast_is_that_of_the_classes_and_the_parameter_comes_before(project: Path) -> None:
+    classes = make_classes([False, True]).with_columns(contrast=pl.lit("bright"))
+    found = run(project, make_tables() | {"classes": classes}, PickParams())
+    assert set(found.tables["particles"]["contrast"]) == {"bright"}
+    assert found.warnings == ()
+    given = run(project, make_tables() | {"classes": classes}, PickParams(contrast="dark"))
+    assert set(given.tables["particles"]["contrast"]) == {"dark"}
+    assert "said to be bright in the micrographs, now said to be dark" in given.warnings[0]

@@ -38,7 +38,7 @@ def check_pixel_sizes(micrographs: pl.DataFrame, root: Path) -> None:
 
 
 def check_rows(micrographs: pl.DataFrame, positives: pl.DataFrame, root: Path) -> None:
-    """Refuse positives that lie on dark spots only when their rows are counted from the other side.
+    """Refuse positives that lie on protein only when their rows are counted from the other side.
 
     Looked at in some micrographs with enough positives. Both ways may fail (weak contrast): that is no contradiction.
 
@@ -54,6 +54,8 @@ def check_rows(micrographs: pl.DataFrame, positives: pl.DataFrame, root: Path) -
         picks = positives.filter(pl.col("micrograph_id") == row["micrograph_id"])
         diameter = float(picks["diameter_angstrom"].to_numpy().mean()) / row["pixel_size_angstrom"]
         image = read_mrc(root / row["micrograph_path"])[0].astype(np.float32)
+        if "bright" in picks["contrast"]:
+            image = -image
         one, other = compare_rows(image, picks.select("x_px", "y_px").to_numpy(), diameter)
         given, turned = np.concatenate([given, one]), np.concatenate([turned, other])
     if len(given) == 0:

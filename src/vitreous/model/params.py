@@ -24,9 +24,12 @@ def build_params(stage: str, model: type[StageParams], values: Mapping[str, obje
     Raises
     ------
     SettingError
-        If a name is unknown or a value does not fit.
+        If a name is unknown, or that of a parameter which is no more, or a value does not fit.
     """
     unknown = sorted(set(values) - set(model.model_fields))
+    for name in unknown:
+        if name in model.retired:
+            raise SettingError(f"stage {stage} has the parameter {name!r} no more: {model.retired[name]}")
     if unknown:
         raise SettingError(
             f"stage {stage} has no parameter {unknown[0]!r}; it has {', '.join(model.model_fields) or 'none'}"

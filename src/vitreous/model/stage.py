@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +34,9 @@ class StageParams(BaseModel):
     """Choices of method. Declared once: the command line, the documentation and the run's key come from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retired: ClassVar[Mapping[str, str]] = {}
+    """Names of parameters that earlier versions had, and what to do instead."""
 
 
 class Item(BaseModel):

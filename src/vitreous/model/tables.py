@@ -182,6 +182,7 @@ PARTICLES = Table(
         Column("power_calibrated", F, "power less the trend of micrograph medians with defocus"),
         Column("template", I, "number of the best template"),
         Column("pick_psi_deg", F, "in-plane angle of the best template, degrees"),
+        Column("contrast", S, "how particles show in the micrographs: dark or bright; null: not known yet"),
         Column("junk", S, "what the candidate lies in: carbon, ice or aggregate; null: in no junk"),
         Column(
             "junk_path",
@@ -225,6 +226,9 @@ CLASSES = Table(
         Column("box_px", I, "side of the image, pixels", required=True),
         Column("pixel_size_angstrom", F, "Å per pixel of the class average", required=True),
         Column("diameter_angstrom", F, "particle diameter the classification assumed, Å", required=True),
+        Column(
+            "contrast", S, "how the particles show in the micrographs: dark or bright; in the averages they are bright"
+        ),
         Column("n_particles", I, "particles assigned", required=True),
         Column("share", F, "fraction of all particles", required=True),
         Column(

@@ -226,6 +226,7 @@ def _save(result: _Classified, inputs: Inputs, params: Classify2dParams, folder:
             "box_px": [averages.shape[-1]] * n_classes,
             "pixel_size_angstrom": [result.pixel_size_angstrom] * n_classes,
             "diameter_angstrom": [result.diameter_angstrom] * n_classes,
+            "contrast": pl.Series([inputs["particles"]["contrast"].drop_nulls().first()] * n_classes, dtype=pl.String),
             "n_particles": counts,
             "share": counts / counts.sum(),
             "resolution_angstrom": result.resolution_angstrom,

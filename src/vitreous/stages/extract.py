@@ -6,9 +6,9 @@ particle picked twice is labelled.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,23 +24,25 @@ from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
 from vitreous.ops.ctf_surface import compute_surface
 from vitreous.ops.duplicates import find_duplicates
 from vitreous.ops.fourier import find_good_size
+from vitreous.pickers.contrast import Contrast, get_known_contrast, measure_darkness_at
 
 __all__ = ["STAGE", "ExtractParams"]
 
 _OUTLIER_SIGMA = 8.0
+_N_SAMPLE, _LEAST_EVIDENCE = 6, 0.02
 
 
 class ExtractParams(StageParams):
     """Choices of method."""
 
+    retired = {  # noqa: RUF012 - a ClassVar of the base
+        "contrast": "it is as pick says, or measured at picks by hand; for inverted images give pick.contrast=bright alone"
+    }
+
     box_factor: float = Field(1.6, gt=1, le=4, description="side of the box, in particle diameters")
     max_box_px: int = Field(72, ge=16, description="larger boxes are reduced to this side, px")
     background_factor: float = Field(
         1.1, gt=0, description="diameter outside which is background, in particle diameters"
-    )
-    contrast: Literal["dark", "bright"] = Field(
-        "dark",
-        description="of particles in the micrographs, as for pick: dark as usual, bright where images are inverted",
     )
     recentre: bool = Field(
         default=False, description="move particles to the centre that their 2D class found, and cut them out there"
@@ -67,6 +69,7 @@ class MicrographItem(Item):
     box_px: int
     out_px: int
     float16: bool
+    contrast: Contrast
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,25 @@ def _has_image(params: ExtractParams) -> pl.Expr:
     return pl.col("stack_path").is_not_null() & pl.lit(params.keep_imported and not params.recentre)
 
 
+def _find_contrast(
+    particles: pl.DataFrame, micrographs: pl.DataFrame, positives: Mapping[Any, pl.DataFrame], context: Context
+) -> Contrast:
+    """Return the contrast that the picker found, else what the images show at the positives."""
+    known = get_known_contrast(particles)
+    if known is not None:
+        return known
+    rows = micrographs.filter(pl.col("micrograph_id").is_in([name for (name,) in positives]))
+    found = []
+    for row in rows[:: -(-rows.height // _N_SAMPLE)].iter_rows(named=True):
+        group = positives[(row["micrograph_id"],)]
+        image = torch.from_numpy(read_mrc(context.root / row["micrograph_path"])[0]).float().to(context.device)
+        xy, diameter = group.select("x_px", "y_px").to_numpy(), float(group["diameter_angstrom"][0])
+        found.append(measure_darkness_at(image, row["pixel_size_angstrom"], diameter, xy))
+    darkness = np.concatenate(found)
+    # Inverted images are rare: not taken for such without good evidence.
+    return "bright" if darkness.mean() < -max(_LEAST_EVIDENCE, 4 * darkness.std() / len(darkness) ** 0.5) else "dark"
+
+
 def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[MicrographItem]:
     positives = _prepare(inputs, params).filter(pl.col("label") == "positive")
     if positives.is_empty():
@@ -142,6 +164,7 @@ def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[M
         )
     positives = positives.with_columns(has_image=_has_image(params))
     groups = positives.partition_by("micrograph_id", as_dict=True, maintain_order=True)
+    contrast = _find_contrast(inputs["particles"], inputs["micrographs"], groups, context)
     items = []
     for row in inputs["micrographs"].iter_rows(named=True):
         group = groups.get((row["micrograph_id"],))
@@ -161,6 +184,7 @@ def _plan(inputs: Inputs, params: ExtractParams, context: Context) -> Sequence[M
                 box_px=box,
                 out_px=min(box, params.max_box_px // 2 * 2),
                 float16=params.float16,
+                contrast=contrast,
             )
         )
     return items
@@ -182,7 +206,7 @@ def _compute(loaded: _Loaded, params: ExtractParams) -> Tensor:
     boxes = extract_boxes(clean, centres, item.box_px, item.out_px)
     pixel = item.pixel_size_angstrom * item.box_px / item.out_px
     radius = min(0.5 * params.background_factor * item.diameter_angstrom / pixel, 0.48 * item.out_px)
-    return normalise_boxes(-boxes if params.contrast == "dark" else boxes, radius)
+    return normalise_boxes(-boxes if item.contrast == "dark" else boxes, radius)
 
 
 def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
@@ -200,6 +224,7 @@ def _save(boxes: Tensor, item: MicrographItem, folder: RunFolder) -> Saved:
             "diameter_angstrom": [item.diameter_angstrom] * len(item.particle_ids),
             "picker": [""] * len(item.particle_ids),
             "label": ["positive"] * len(item.particle_ids),
+            "contrast": [item.contrast] * len(item.particle_ids),
             "stack_path": [folder.relative(path)] * len(item.particle_ids),
             "stack_index": list(range(len(item.particle_ids))),
             "box_px": [item.out_px] * len(item.particle_ids),
@@ -254,12 +279,20 @@ def _collect(inputs: Inputs, saved: Saved, params: ExtractParams) -> Saved:
             *(pl.when(has_defocus).then(own[name]).otherwise(pl.col(name)).alias(name) for name in names),
             half=pl.coalesce(own["half"], "half"),
         )
-    return Saved({"particles": particles}, saved.warnings)
+    contrast, warnings = saved.tables["particles"]["contrast"].first(), saved.warnings
+    if contrast == "bright" and not prepared["contrast"].count():
+        warnings = (
+            *warnings,
+            "the picks lie on bright places, so images were not inverted; if particles are dark in the micrographs, the picks "
+            "are wrong, e.g. counted from the other side",
+        )
+    particles = particles.with_columns(pl.col("contrast").fill_null(pl.lit(contrast, pl.String)))
+    return Saved({"particles": particles}, warnings)
 
 
 STAGE = ItemStage(
     name="extract",
-    version="3",
+    version="4",
     summary="Cut the positives out of the micrographs, centred, protein bright and normalised.",
     params=ExtractParams,
     item=MicrographItem,

@@ -20,6 +20,7 @@ from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Sa
 from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
 from vitreous.ops.templates import project_evenly
 from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
+from vitreous.pickers.contrast import Contrast, get_known_contrast, measure_contrast
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
 from vitreous.stages.doubt import settle_defocus
@@ -39,8 +40,10 @@ class PickParams(StageParams):
     diameter_angstrom: float | None = Field(
         None, gt=0, description="particle diameter, Å; null: as the project says, else estimated from the data"
     )
-    contrast: Literal["dark", "bright"] = Field(
-        "dark", description="of particles in the micrographs: dark as usual, bright where images are inverted"
+    contrast: Literal["auto", "dark", "bright"] = Field(
+        "auto",
+        description="of particles in the micrographs: dark as usual, bright where images are inverted; auto: as the classes say, "
+        "else measured",
     )
     templates: str | None = Field(
         None,
@@ -67,6 +70,9 @@ class MicrographItem(Item):
     defocus: tuple[float, float, float, float] | None
     diameter_angstrom: float
     estimated: bool
+    contrast: Contrast
+    found_bright: bool = False
+    """Whether that was measured, and is not as usual."""
     profile: tuple[float, ...] = ()
     """Mean of the particle against radius; for blobs."""
     class_stack: str | None = None
@@ -82,9 +88,8 @@ class _Loaded:
     templates: TemplateSet | None
 
 
-def _read_image(path: str, params: PickParams, context: Context) -> Tensor:
-    image = torch.from_numpy(read_mrc(context.root / path)[0]).float().to(context.device)
-    return image if params.contrast == "dark" else -image
+def _read_image(path: str, context: Context) -> Tensor:
+    return torch.from_numpy(read_mrc(context.root / path)[0]).float().to(context.device)
 
 
 @lru_cache(maxsize=2)
@@ -108,15 +113,18 @@ def _read_templates(path: Path, n_views: int) -> TemplateSet:
     return TemplateSet(stack, header.pixel_size_angstrom)
 
 
-def _find_diameter(inputs: Inputs, params: PickParams, samples: Sequence[Tensor], pixel: float) -> tuple[float, bool]:
-    """Return the diameter and whether it was estimated here."""
+def _get_diameter(inputs: Inputs, params: PickParams) -> float | None:
+    """Return the diameter that is known already."""
     if params.diameter_angstrom is not None:
-        return params.diameter_angstrom, False
+        return params.diameter_angstrom
     given = inputs["entries"]["diameter_angstrom"].drop_nulls()
     if len(given):
-        return float(given[0]), False
-    if "classes" in inputs:
-        return float(inputs["classes"]["diameter_angstrom"][0]), False
+        return float(given[0])
+    return float(inputs["classes"]["diameter_angstrom"][0]) if "classes" in inputs else None
+
+
+def _find_range(params: PickParams, samples: Sequence[Tensor], pixel: float) -> tuple[float, float]:
+    """Return the diameters between which the particle's is looked for."""
     side = min(min(sample.shape) for sample in samples) * pixel
     low = max(params.min_diameter_angstrom, _LEAST_PX * pixel)
     high = min(params.max_diameter_angstrom, _LARGEST_FRACTION * side)
@@ -125,7 +133,20 @@ def _find_diameter(inputs: Inputs, params: PickParams, samples: Sequence[Tensor]
             f"pick: the particle diameter cannot be estimated between {low:.0f} and {high:.0f} Å in micrographs of {side:.0f} Å; "
             "give it with `vitreous new --diameter`"
         )
-    return round(estimate_diameter(samples, pixel, low, high), 1), True
+    return low, high
+
+
+def _find_contrast(
+    inputs: Inputs, params: PickParams, samples: Sequence[Tensor], pixel: float, diameter: float | None
+) -> tuple[Contrast, bool]:
+    """Return the contrast and whether it was measured here."""
+    if params.contrast != "auto":
+        return params.contrast, False
+    said = get_known_contrast(inputs["classes"]) if "classes" in inputs else None
+    if said is not None:
+        return said, False
+    low, high = (0.75 * diameter, 1.3 * diameter) if diameter is not None else _find_range(params, samples, pixel)
+    return measure_contrast(samples, pixel, low, high), True
 
 
 def _choose_templates(inputs: Inputs, params: PickParams) -> pl.DataFrame | None:
@@ -143,8 +164,12 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
     pixel = rows[0]["pixel_size_angstrom"]
     alike = [row for row in rows if row["pixel_size_angstrom"] == pixel]
     wanted = alike[:: -(-len(alike) // _N_SAMPLE)]
-    samples = [_read_image(row["micrograph_path"], params, context) for row in wanted]
-    diameter, estimated = _find_diameter(inputs, params, samples, pixel)
+    samples = [_read_image(row["micrograph_path"], context) for row in wanted]
+    known = _get_diameter(inputs, params)
+    contrast, measured = _find_contrast(inputs, params, samples, pixel, known)
+    if contrast == "bright":
+        samples = [-sample for sample in samples]
+    diameter = known or round(estimate_diameter(samples, pixel, *_find_range(params, samples, pixel)), 1)
     profile: tuple[float, ...] = ()
     template_file = None
     n_templates = 0
@@ -174,7 +199,9 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
                 row["phase_shift_deg"] or 0.0,
             ),
             diameter_angstrom=diameter,
-            estimated=estimated,
+            estimated=known is None,
+            contrast=contrast,
+            found_bright=measured and contrast == "bright",
             profile=profile,
             class_stack=None if chosen is None else chosen["image_path"][0],
             template_file=template_file,
@@ -196,7 +223,8 @@ def _load(item: MicrographItem, params: PickParams, context: Context) -> _Loaded
         )
         assert header.pixel_size_angstrom is not None
         templates = TemplateSet(averages, header.pixel_size_angstrom)
-    return _Loaded(item, _read_image(item.micrograph_path, params, context), templates)
+    image = _read_image(item.micrograph_path, context)
+    return _Loaded(item, image if item.contrast == "dark" else -image, templates)
 
 
 @dataclass(frozen=True)
@@ -245,15 +273,23 @@ def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
             "power": found.power,
             "template": numbers[found.template] if item.class_numbers else pl.Series([None] * n, dtype=pl.Int64),
             "pick_psi_deg": found.psi_deg if item.class_numbers else pl.Series([None] * n, dtype=pl.Float64),
+            "contrast": [item.contrast] * n,
             "junk": junk,
             "junk_path": pl.Series([junk_path] * n, dtype=pl.String),
             "label": ["candidate"] * n,
         }
     )
-    doubt = (
-        f"the particle diameter was estimated from the data: {item.diameter_angstrom:.0f} Å; give --diameter if you know it",
-    )
-    return Saved({"particles": particles}, doubt if item.estimated else ())
+    doubts = []
+    if item.estimated:
+        doubts.append(
+            f"the particle diameter was estimated from the data: {item.diameter_angstrom:.0f} Å; give --diameter if you know it"
+        )
+    if item.found_bright:
+        doubts.append(
+            "particles seem to be bright in the micrographs, as where images are inverted; if they are dark, say --set "
+            "pick.contrast=dark"
+        )
+    return Saved({"particles": particles}, tuple(doubts))
 
 
 def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
@@ -262,12 +298,18 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
         raise UserError("pick: no candidate was found; check the diameter and the pixel size, or lower pick.min_score")
     if params.method == "template" and params.templates is None and _choose_templates(inputs, params) is None:
         warnings.append("no class is selected: picked without templates")
+    said = get_known_contrast(inputs["classes"]) if "classes" in inputs else None
+    if params.contrast != "auto" and said not in (None, params.contrast):
+        warnings.append(
+            f"the classes were made of particles said to be {said} in the micrographs, now said to be {params.contrast}: the "
+            f"templates look for the opposite; run the project again with --set pick.contrast={params.contrast}"
+        )
     return Saved(saved.tables, tuple(warnings))
 
 
 STAGE = ItemStage(
     name="pick",
-    version="4",
+    version="5",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,

@@ -1,0 +1,83 @@
+"""Whether particles are dark in micrographs, as usual, or bright, where images are inverted."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitreous.ops.blobs import MASK_FRACTION, resample_for_picking, score_diameters
+from vitreous.ops.templates import compute_local_correlation, make_disc
+
+__all__ = ["Contrast", "get_known_contrast", "measure_contrast", "measure_darkness_at"]
+
+Contrast = Literal["dark", "bright"]
+
+_STEP = 1.15
+_SHARE, _LEAST, _MOST = 0.65, 0.05, 0.6
+_SAMPLES = 12
+
+
+def get_known_contrast(table: pl.DataFrame) -> Contrast | None:
+    """Return the contrast that stands in the first row of particles or classes with one; None where there is none."""
+    known = table["contrast"].drop_nulls()
+    if known.is_empty():
+        return None
+    return "bright" if known[0] == "bright" else "dark"
+
+
+def measure_contrast(
+    images: Sequence[Tensor], pixel_size_angstrom: float, low_angstrom: float, high_angstrom: float
+) -> Contrast:
+    """Tell whether particles are dark in micrographs or bright.
+
+    Inverted micrographs are rare: particles are said to be bright only where the largest discs that stand out nearly as much as
+    any are bright, clearly and in most of the micrographs. (A hollow particle shows the opposite within, and more so.)
+
+    Parameters
+    ----------
+    images
+        Micrographs, `(ny, nx)`.
+    pixel_size_angstrom
+        Of the micrographs.
+    low_angstrom, high_angstrom
+        Diameters to try.
+    """
+    n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(_STEP)))
+    diameters = np.geomspace(low_angstrom, high_angstrom, n).tolist()
+    scores = torch.stack([score_diameters(image, pixel_size_angstrom, diameters).cpu() for image in images])
+    mean = scores.mean(dim=0)
+    largest = torch.nonzero(mean.abs() >= _SHARE * mean.abs().max())[-1, 0]
+    agree = float((scores[:, largest] < 0).float().mean())
+    return "bright" if float(mean[largest]) < -_LEAST and agree > _MOST else "dark"
+
+
+def measure_darkness_at(
+    image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float, xy_px: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how much the image looks like a dark disc at each position, as a correlation, -1 to 1.
+
+    Parameters
+    ----------
+    image
+        Micrograph, `(ny, nx)`.
+    pixel_size_angstrom
+        Of the micrograph.
+    diameter_angstrom
+        Of the particles.
+    xy_px
+        Their positions `(n, 2)` as (x, y).
+    """
+    small, pixels = resample_for_picking(
+        image, pixel_size_angstrom, diameter_angstrom / _SAMPLES, 4 * diameter_angstrom
+    )
+    pixel, shape = float(pixels.mean()), (small.shape[0], small.shape[1])
+    disc = -make_disc(shape, diameter_angstrom / 2 / pixel, device=small.device)
+    mask = make_disc(shape, MASK_FRACTION * diameter_angstrom / pixel, device=small.device)
+    correlation = compute_local_correlation(small, disc[None], mask)[0][0].double().cpu().numpy()
+    place = np.rint(xy_px * (pixel_size_angstrom / pixels.flip(0).double().numpy())).astype(np.int64)
+    column, row = (np.clip(place[:, axis], 0, shape[1 - axis] - 1) for axis in (0, 1))
+    return np.asarray(correlation[row, column])
