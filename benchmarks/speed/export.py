@@ -1,10 +1,14 @@
-"""Time the export of a project of a million particles, and reading its STAR file again.
+"""Time the export of a project of a million particles, and reading its STAR file again; and of images of real size.
 
 python benchmarks/speed/export.py [LAYOUT ...]
+python benchmarks/speed/export.py images [LAYOUT ...]
 
-Writes benchmarks/results/export.md. The project has 1,000 micrographs of 1,000 positives each with defocus, 2D class, 3D
-orientation, half set and an extracted image. Images are tiny (256 x 256 px; boxes of 8 px): what is timed is the tables, the
-linking and the checksums of what is linked, which the last column tells.
+The first writes benchmarks/results/export.md. The project has 1,000 micrographs of 1,000 positives each with defocus, 2D class,
+3D orientation, half set and an extracted image. Images are tiny (256 x 256 px; boxes of 8 px): what is timed is the tables,
+the linking and the checksums of what is linked, which the last column tells.
+
+The second writes benchmarks/results/export-images.md: 4 micrographs of 4096 x 4096 px in single precision with 300 particles
+each, in boxes of 256 px in half precision, and what 200 of them would take, 50 times as much.
 """
 
 import os
@@ -14,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,35 +34,54 @@ from vitreous.model.documents import Facts
 from vitreous.model.provenance import RunRecord
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-N_MICROGRAPHS, N_EACH, SIDE, BOX, PIXEL = 1000, 1000, 256, 8, 1.5
+PIXEL = 1.5
 LAYOUTS = ("relion", "cryosparc", "cryoppp")
+IMAGE_LAYOUTS = ("relion", "cryosparc", "cryoppp", "lite", "coco", "webdataset")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of micrographs and of particles in each, sides of both in px, types of both."""
+
+    n_micrographs: int
+    n_each: int
+    side: int
+    box: int
+    image: type[np.generic]
+    stack: type[np.generic]
+
+
+MANY = Size(1000, 1000, 256, 8, np.int8, np.float32)
+LARGE, FACTOR = Size(4, 300, 4096, 256, np.float32, np.float16), 50
 OPTICS = {"pixel_size_angstrom": PIXEL, "voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1}
 
 
-def make_micrographs(root: Path, rng: np.random.Generator) -> pl.DataFrame:
-    names = [f"FoilHole_{i:05d}_Data_{i * 7919 % 99991:05d}_20240131_Fractions" for i in range(N_MICROGRAPHS)]
+def make_micrographs(root: Path, rng: np.random.Generator, size: Size) -> pl.DataFrame:
+    names = [f"FoilHole_{i:05d}_Data_{i * 7919 % 99991:05d}_20240131_Fractions" for i in range(size.n_micrographs)]
     for name in names:
-        write_mrc(root / "images" / f"{name}.mrc", rng.integers(-9, 9, (SIDE, SIDE)).astype(np.int8), PIXEL)
-        write_mrc(root / "images" / f"{name}.mrcs", rng.normal(0, 1, (N_EACH, BOX, BOX)).astype(np.float32), PIXEL)
-    defocus = rng.uniform(8_000, 25_000, N_MICROGRAPHS)
+        image = 4 * rng.standard_normal((size.side, size.side), np.float32)
+        stack = rng.standard_normal((size.n_each, size.box, size.box), np.float32)
+        write_mrc(root / "images" / f"{name}.mrc", image.astype(size.image), PIXEL)
+        write_mrc(root / "images" / f"{name}.mrcs", stack.astype(size.stack), PIXEL)
+    defocus = rng.uniform(8_000, 25_000, size.n_micrographs)
     return pl.DataFrame({"micrograph_id": names, "exposure_id": names}).with_columns(
         *(pl.lit(value).alias(name) for name, value in OPTICS.items()),
         micrograph_path=pl.format("images/{}.mrc", "micrograph_id"),
-        nx_px=SIDE,
-        ny_px=SIDE,
+        nx_px=size.side,
+        ny_px=size.side,
         optics_group=1,
         defocus_u_angstrom=pl.Series(defocus + 200),
         defocus_v_angstrom=pl.Series(defocus),
-        defocus_angle_deg=pl.Series(rng.uniform(0, 180, N_MICROGRAPHS)),
+        defocus_angle_deg=pl.Series(rng.uniform(0, 180, size.n_micrographs)),
         phase_shift_deg=0.0,
     )
 
 
-def make_particles(micrographs: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    n = N_MICROGRAPHS * N_EACH
+def make_particles(micrographs: pl.DataFrame, rng: np.random.Generator, size: Size) -> pl.DataFrame:
+    n = size.n_micrographs * size.n_each
     numbers = {
-        "x_px": rng.uniform(0, SIDE - 1, n),
-        "y_px": rng.uniform(0, SIDE - 1, n),
+        "x_px": rng.uniform(0, size.side - 1, n),
+        "y_px": rng.uniform(0, size.side - 1, n),
         "ncc": rng.uniform(0.1, 0.9, n),
         "class_id": rng.integers(1, 101, n),
         "half": rng.integers(1, 3, n),
@@ -65,24 +89,24 @@ def make_particles(micrographs: pl.DataFrame, rng: np.random.Generator) -> pl.Da
         **{f"{kind}origin_{axis}_angstrom": rng.normal(0, 3, n) for kind in ("", "class_") for axis in "xy"},
     }
     names = micrographs.select("micrograph_id", stack_path=pl.format("images/{}.mrcs", "micrograph_id"))
-    repeated = names.select(pl.all().repeat_by(N_EACH).explode(empty_as_null=True))
+    repeated = names.select(pl.all().repeat_by(size.n_each).explode(empty_as_null=True))
     return pl.DataFrame(numbers).with_columns(
         *repeated,
-        stack_index=pl.int_range(n) % N_EACH,
-        particle_id=pl.format("{}_{}", repeated["micrograph_id"], pl.int_range(n) % N_EACH),
-        box_px=BOX,
+        stack_index=pl.int_range(n) % size.n_each,
+        particle_id=pl.format("{}_{}", repeated["micrograph_id"], pl.int_range(n) % size.n_each),
+        box_px=size.box,
         stack_pixel_size_angstrom=PIXEL,
-        diameter_angstrom=9.0,
+        diameter_angstrom=PIXEL * size.box / 1.4,
         picker=pl.lit("template"),
         label=pl.lit("positive"),
     )
 
 
-def make_project(root: Path) -> None:
+def make_project(root: Path, size: Size) -> None:
     rng = np.random.default_rng(0)
-    micrographs = make_micrographs(root, rng)
+    micrographs = make_micrographs(root, rng, size)
     create_project(root, Facts(micrographs=str(root / "images" / "*.mrc"), pixel_size_angstrom=PIXEL))
-    tables = {"micrographs": micrographs, "particles": make_particles(micrographs, rng)}
+    tables = {"micrographs": micrographs, "particles": make_particles(micrographs, rng, size)}
     folder = root / "runs" / "001-made"
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", name, table)
@@ -95,8 +119,8 @@ def make_project(root: Path) -> None:
     write_json(folder / "run.json", record.model_dump(mode="json"))
 
 
-def export(root: Path, layout: str, to: Path) -> str:
-    """Return a row of the table: wall, CPU and memory of `vitreous export`, and what it wrote."""
+def export(root: Path, layout: str, to: Path) -> tuple[float, float, float, float]:
+    """Return wall and CPU seconds and memory (GB) of `vitreous export`, and how much it wrote (GB)."""
     program = Path(sys.executable).with_name("vitreous")
     start = time.perf_counter()
     process = subprocess.Popen([program, "export", root, "--format", layout, "--to", to], stderr=subprocess.DEVNULL)
@@ -105,44 +129,79 @@ def export(root: Path, layout: str, to: Path) -> str:
     assert os.waitstatus_to_exitcode(status) == 0
     process.returncode = 0
     size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file()) / 1e9
-    cpu = usage.ru_utime + usage.ru_stime
-    return f"| export as {layout} | {wall:.1f} | {cpu:.1f} | {usage.ru_maxrss / 1024**2:.2f} | {size:.2f} |"
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024**2, size
 
 
 def read_again(path: Path) -> str:
     wall, cpu = time.perf_counter(), time.process_time()
     n = read_star(path)["particles"].height
-    assert n == N_MICROGRAPHS * N_EACH
+    assert n == MANY.n_micrographs * MANY.n_each
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     return f"| read particles.star | {wall:.1f} | {cpu:.1f} | {peak:.2f} | {path.stat().st_size / 1e9:.2f} |"
 
 
-def main(layouts: list[str]) -> None:
+def write_page(name: str, title: str, about: str, heads: str, rows: list[str]) -> None:
+    rule = "|" + "---|" * (heads.count("|") - 1)
+    text = "\n".join([f"# {title}", "", about, "", heads, rule, *rows])
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
+
+
+def describe_machine(load: float) -> str:
+    return f"{os.cpu_count()} cores ({platform.machine()}), load average {load:.1f} before the run"
+
+
+def time_many(layouts: list[str]) -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_project(folder / "project")
-        rows = [export(folder / "project", layout, folder / layout) for layout in layouts]
+        make_project(folder / "project", MANY)
+        rows = []
+        for layout in layouts:
+            wall, cpu, memory, size = export(folder / "project", layout, folder / layout)
+            rows.append(f"| export as {layout} | {wall:.1f} | {cpu:.1f} | {memory:.2f} | {size:.2f} |")
         if (star := folder / "relion" / "particles.star").exists():
             rows.append(read_again(star))
-    text = "\n".join(
-        [
-            "# A million particles",
-            "",
-            f"{N_MICROGRAPHS:,} micrographs with {N_EACH:,} positives each, through `vitreous export`, start to end; "
-            f"{os.cpu_count()} cores ({platform.machine()}), load average {load:.1f} before the run. Images are tiny, so that "
-            "this is the cost of the tables. Memory of the last row includes the making of the project.",
-            "",
-            "| what | wall, s | CPU, s | peak memory, GB | files, GB |",
-            "|---|---|---|---|---|",
-            *rows,
-        ]
+    write_page(
+        "export.md",
+        "A million particles",
+        f"{MANY.n_micrographs:,} micrographs with {MANY.n_each:,} positives each, through `vitreous export`, start to end; "
+        f"{describe_machine(load)}. Images are tiny, so that this is the cost of the tables. Memory of the last row includes the "
+        "making of the project.",
+        "| what | wall, s | CPU, s | peak memory, GB | files, GB |",
+        rows,
     )
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "export.md").write_text(text + "\n", encoding="utf-8")
+
+
+def time_images(layouts: list[str]) -> None:
+    load = os.getloadavg()[0]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_project(folder / "project", LARGE)
+        for layout in layouts:
+            wall, cpu, memory, size = export(folder / "project", layout, folder / layout)
+            row = f"| {layout} | {wall:.1f} | {cpu:.1f} | {memory:.2f} | {size:.2f} |"
+            rows.append(f"{row} {cpu * FACTOR / 60:.0f} | {size * FACTOR:.0f} |")
+            subprocess.run(["rm", "-r", folder / layout], check=True)
+    n = LARGE.n_micrographs
+    write_page(
+        "export-images.md",
+        "Images of real size",
+        f"{n} micrographs of {LARGE.side} x {LARGE.side} px in single precision with {LARGE.n_each} positives each, in boxes of "
+        f"{LARGE.box} px in half precision, through `vitreous export`, start to end; {describe_machine(load)}. The last columns "
+        f"are {FACTOR} times the CPU time, the start of the program included, and the size: what {n * FACTOR} micrographs would "
+        "take at most. Micrographs are hard links of the project's where the layout has them as they are; all files are read "
+        "once for their checksums, and stacks in half precision are written again in single precision.",
+        f"| layout | wall, s | CPU, s | peak memory, GB | files, GB | CPU for {n * FACTOR}, min | files for {n * FACTOR}, GB |",
+        rows,
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(LAYOUTS))
+    if sys.argv[1:2] == ["images"]:
+        time_images(sys.argv[2:] or list(IMAGE_LAYOUTS))
+    else:
+        time_many(sys.argv[1:] or list(LAYOUTS))
