@@ -8,7 +8,7 @@ import pytest
 
 from vitreous.errors import InputFileError
 from vitreous.io.mrc import write_mrc
-from vitreous.io.stacks import read_particle_images
+from vitreous.io.stacks import ParticleStacks, read_particle_images
 
 BOX, PIXEL = 16, 2.5
 PARTICLES = pl.DataFrame(
@@ -30,6 +30,17 @@ def test_a_stack_of_one_image_is_a_stack(tmp_path: Path) -> None:
     image = np.random.default_rng(1).normal(size=(1, BOX, BOX)).astype(np.float32)
     write_mrc(tmp_path / "k.mrcs", image, PIXEL)
     assert np.array_equal(read_particle_images(PARTICLES[3:], tmp_path), image)
+
+
+def test_rows_are_read_in_any_order_and_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in (("k", 2), ("m", 3)):
+        write_mrc(tmp_path / f"{name}.mrcs", rng.normal(size=(n, BOX, BOX)).astype(np.float32), PIXEL)
+    stacks = ParticleStacks(PARTICLES, tmp_path)
+    assert stacks.shape == (4, BOX, BOX)
+    rows = np.array([2, 3, 1, 2, 0])
+    assert np.array_equal(stacks.read(rows), read_particle_images(PARTICLES, tmp_path)[rows])
+    assert stacks.read(np.array([], dtype=np.int64)).shape == (0, BOX, BOX)
 
 
 @pytest.mark.parametrize("shape", [(2, BOX, BOX), (3, BOX + 2, BOX + 2)])

@@ -114,13 +114,19 @@ def test_sums_are_weighted_by_the_posterior(case: Case) -> None:
     case.compare(sums)
     signal = np.zeros((2, GRID.n_even, K, LAST), complex)
     power, weight = np.zeros((K, LAST)), np.zeros(K)
+    loss, transfer = np.zeros(K), np.zeros((K, K))
     order, ring, theta = GRID.order.numpy(), np.arange(1, LAST + 1), GRID.theta.numpy()
     precision = case.references.precision.double().numpy()
     for i in range(len(case.view)):
         score = case.compute(i)
         posterior = np.exp(score - score.max())
         posterior /= posterior.sum()
-        weight += posterior.sum(axis=(1, 2))
+        share = posterior.sum(axis=(1, 2))
+        weight += share
+        for k in range(K):
+            without = share.sum() - share[k]
+            loss[k] -= np.log(max(without, np.exp(-12)))
+            transfer[k] += share * share[k] / max(without, np.exp(-12))
         power += posterior.sum(axis=(1, 2))[:, None] * case.data.ctf_power[i].numpy() * precision
         values = case.data.values[i].double().numpy()
         for t in range(len(SHIFTS)):
@@ -136,6 +142,9 @@ def test_sums_are_weighted_by_the_posterior(case: Case) -> None:
     assert np.abs(found[..., 0, :] + 1j * found[..., 1, :] - signal).max() < 0.005 * np.abs(signal).max()
     np.testing.assert_allclose(sums.power, power, rtol=0.01, atol=0.01)
     np.testing.assert_allclose(sums.weight, weight, atol=0.02)
+    np.testing.assert_allclose(sums.loss, loss, rtol=0.02)
+    away = ~np.eye(K, dtype=bool)
+    np.testing.assert_allclose(sums.transfer.numpy()[away], transfer[away], rtol=0.05, atol=0.02)
 
 
 def test_likelihood_never_falls_under_a_fixed_prior() -> None:

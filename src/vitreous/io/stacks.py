@@ -7,9 +7,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vitreous.errors import InputFileError
-from vitreous.io.mrc import read_mrc
+from vitreous.io.mrc import MrcFile, open_mrc, read_mrc
 
-__all__ = ["check_stack", "read_averages", "read_particle_images"]
+__all__ = ["ParticleStacks", "check_stack", "read_averages", "read_particle_images"]
 
 
 def check_stack(path: Path, shape: tuple[int, ...], rows: pl.DataFrame) -> None:
@@ -31,24 +31,49 @@ def check_stack(path: Path, shape: tuple[int, ...], rows: pl.DataFrame) -> None:
         )
 
 
-def read_particle_images(particles: pl.DataFrame, root: Path) -> NDArray[np.float32]:
-    """Return the images `(n, box, box)` of particles with one `box_px`, in the order of the rows.
-
-    Every stack is read once; `root` is the project's folder.
+class ParticleStacks:
+    """The images of particles with one `box_px`, read when they are asked for; `root` is the project's folder.
 
     Raises
     ------
     InputFileError
         If a stack is missing, or does not hold what the table says.
     """
-    box = int(particles["box_px"][0])
-    images = np.empty((particles.height, box, box), dtype=np.float32)
-    for (name,), rows in particles.with_row_index("row").group_by("stack_path", maintain_order=True):
-        path = root / str(name)
-        stack = read_mrc(path)[0]
-        check_stack(path, stack.shape, rows)
-        images[rows["row"].to_numpy()] = stack.reshape(-1, box, box)[rows["stack_index"].to_numpy()]
-    return images
+
+    def __init__(self, particles: pl.DataFrame, root: Path) -> None:
+        box = int(particles["box_px"][0])
+        self.shape = (particles.height, box, box)
+        self._files: list[MrcFile] = []
+        self._file_of = np.empty(particles.height, dtype=np.int64)
+        self._section_of = particles["stack_index"].to_numpy().astype(np.int64)
+        for (name,), rows in particles.with_row_index("row").group_by("stack_path", maintain_order=True):
+            file = open_mrc(root / str(name))
+            check_stack(file.path, file.header.shape, rows)
+            self._file_of[rows["row"].to_numpy()] = len(self._files)
+            self._files.append(file)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the images `(b, box, box)` of some rows of the table; every stack among them is opened once."""
+        images = np.empty((len(rows), *self.shape[1:]), dtype=np.float32)
+        file_of = self._file_of[rows]
+        for number in np.unique(file_of):
+            places = np.nonzero(file_of == number)[0]
+            sections, which = np.unique(self._section_of[rows[places]], return_inverse=True)
+            images[places] = np.stack(list(self._files[number].iterate(sections.tolist())))[which]
+        return images
+
+
+def read_particle_images(particles: pl.DataFrame, root: Path) -> NDArray[np.float32]:
+    """Return the images `(n, box, box)` of particles with one `box_px`, in the order of the rows.
+
+    `root` is the project's folder.
+
+    Raises
+    ------
+    InputFileError
+        If a stack is missing, or does not hold what the table says.
+    """
+    return ParticleStacks(particles, root).read(np.arange(particles.height))
 
 
 def read_averages(root: Path, classes: pl.DataFrame) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ the images each and remember the earlier ones ever less (Cappé & Moulines 2009,
 take all. Angles are searched in angular harmonics, see `vitreous.ops.harmonic2d`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,58 +13,38 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.average2d import (
+    ImageSource,
     average_images,
-    compute_power,
     find_resolution_ring,
     make_soft_circle,
     run_single_threaded,
 )
-from vitreous.ops.fourier import compute_radial_mean, rfft2
-from vitreous.ops.harmonic2d import PolarImages, Poses, Search, Sums, compare_images, make_shifts
-from vitreous.ops.maximise2d import Maximiser, Model, blend_sums, move_classes, split_largest
-from vitreous.ops.polar2d import PolarGrid, PolarSampler, compute_harmonics
+from vitreous.ops.harmonic2d import Poses, Search, Sums, compare_images, make_shifts
+from vitreous.ops.maximise2d import Maximiser, Model, blend_sums, move_classes, total_sums
+from vitreous.ops.prepare2d import ClassificationSettings, choose_grid, prepare_images, start_references
+from vitreous.ops.split2d import align_members, choose_splits, compute_losses, find_split, split_classes
 
 __all__ = ["Alignment", "ClassificationSettings", "classify_images"]
 
 _N_FOLDS = 16
-_CHUNK = 128
 _BATCH_PER_CLASS = 100
 _BATCH_SHARE = 0.1
 _FORGETTING = 0.7
 _N_FULL = 4
 _ANNEALED_PART = 0.4
-_GLOBAL_EVERY = 8
+_DOUBTED = 7
 _LOCAL_REACH = 2.0
 _COARSE_FACTOR = 1.5
 _FINAL_STEP_PX = 0.5
 _RECENTRE_EVERY = 3
-_LEAST_SHARE = 0.02
+_LEAST_MOVE_PX = 0.5
+_SPLIT_EVERY = 2
+_SPLIT_PART = 0.8
+_MOST_PARTED = 600
+_FEWEST_PARTED = 8
+_LEAST_SHARE, _LEAST_PART = 0.02, 0.5
 _LEAST_NOISE = 0.1
-_N_SEEDS = 12
 _FULL_CIRCLE = 360.0
-
-
-@dataclass(frozen=True)
-class ClassificationSettings:
-    """How to classify."""
-
-    n_classes: int
-    n_iterations: int
-    mask_radius_px: float
-    max_shift_px: float
-    first_ring: int
-    """Highest ring compared in the first iterations, and the highest that the averages of both halves share."""
-    last_ring: int
-    """Highest ring ever compared."""
-    seed: int
-    mask_edge_px: float = 4.0
-    """Over what the mask falls to 0 beyond its radius."""
-    initial_uncertainty: float = 2.0
-    """In the first iterations the logarithms of the probabilities of classes are divided by up to this."""
-    annealing: float = 4.0
-    """In the first iterations the noise power is multiplied by up to this."""
-    recentre_threshold: float = 0.2
-    """What exceeds this part of a class average's peak counts for its mass centre."""
 
 
 @dataclass(frozen=True)
@@ -90,93 +69,26 @@ class Alignment:
     """Mean over the images of the log of the likelihood, up to a constant, in each of the last iterations, which take all."""
 
 
-def _choose_grid(
-    n_px: int, n_rings: int, settings: ClassificationSettings, stored_half: int | None = None
-) -> PolarGrid:
-    """Return a grid fine enough for rings up to `n_rings`; its samples are every so many of `stored_half`."""
-    around = 2 * math.pi * n_rings / n_px
-    radius = settings.mask_radius_px
-    n_even = math.ceil((1.2 * around * radius + 4) / 2)
-    outer = min(n_px / 2, radius + settings.mask_edge_px + 2 * settings.max_shift_px)
-    least = (1.1 * around * outer + 4 + 2 * n_even) / 2
-    if stored_half is None:
-        return PolarGrid(n_px, n_rings, 4 * math.ceil(least / 4), n_even)
-    stride = next(stride for stride in (4, 2, 1) if stored_half // stride >= least or stride == 1)
-    return PolarGrid(n_px, n_rings, stored_half // stride, n_even)
-
-
-def _prepare(
-    images: Tensor, ctf: Callable[[Tensor], Tensor] | None, grid: PolarGrid, settings: ClassificationSettings
-) -> tuple[PolarImages, Tensor, float]:
-    """Return the images on the polar grid, their radial profiles, and what part of white noise the mask lets through."""
-    n, n_px = len(images), grid.n_px
-    outer = settings.mask_radius_px + settings.mask_edge_px + settings.max_shift_px
-    sampler = PolarSampler(grid, outer)
-    values = torch.empty(n, grid.n_rings, grid.n_half, 2, dtype=torch.float16)
-    ctf_power, image_power = torch.ones(n, grid.n_rings), torch.empty(n, grid.n_rings)
-    offset = torch.arange(n_px) - n_px // 2
-    ring = torch.sqrt((offset[:, None].square() + offset[None, :].square()).float()).round().long().flatten()
-    inside = ring <= settings.mask_radius_px
-    profile = torch.zeros(n, int(ring[inside].max()) + 1)
-    for index in torch.split(torch.arange(n), _CHUNK):
-        chunk = images[index].float().cpu()
-        factor = None if ctf is None else ctf(index).cpu()
-        values[index] = torch.view_as_real(sampler.sample(chunk, factor) / n_px).half()
-        power = compute_power(rfft2(chunk * sampler.mask))
-        image_power[index] = compute_radial_mean(power, (n_px, n_px), grid.n_rings + 1)[:, 1:] / n_px**2
-        if factor is not None:
-            ctf_power[index] = compute_radial_mean(factor.square(), (n_px, n_px), grid.n_rings + 1)[:, 1:]
-        profile[index] = profile[index].index_add_(1, ring[inside], chunk.flatten(1)[:, inside])
-    profile /= torch.bincount(ring[inside]).clamp_min(1)
-    return PolarImages(values, ctf_power, image_power), profile, float(sampler.mask.square().mean())
-
-
-def _start(
-    data: PolarImages, profile: Tensor, grid: PolarGrid, first_ring: int, n_classes: int, generator: torch.Generator
-) -> Tensor:
-    """Return the first references: groups of images alike in their radial profiles, a few members of each summed unaligned.
-
-    Grouping by what turning does not change parts particles from junk at once; summing few members breaks the symmetry of
-    angles.
-    """
-    profile = (profile - profile.mean(dim=0)) / profile.std(dim=0).clamp_min(1e-6)
-    centres = profile[torch.randperm(len(profile), generator=generator)[:n_classes]]
-    for _ in range(15):
-        nearest = torch.cdist(profile, centres).argmin(dim=1)
-        for j in range(n_classes):
-            if (nearest == j).any():
-                centres[j] = profile[nearest == j].mean(dim=0)
-    order = torch.randperm(len(profile), generator=generator)
-    starts = []
-    for j in range(n_classes):
-        members = order[nearest[order] == j][:_N_SEEDS]
-        chosen = members if len(members) >= 3 else order[_N_SEEDS * j : _N_SEEDS * (j + 1)]
-        chosen = chosen if len(chosen) else order[:_N_SEEDS]
-        total = torch.view_as_complex(data.values[chosen].float().sum(dim=0))
-        starts.append(total / data.ctf_power[chosen].sum(dim=0).clamp_min(0.1)[:, None])
-    keep = torch.exp(-((torch.arange(1, grid.n_rings + 1) / first_ring) ** 4).float())
-    return compute_harmonics(torch.stack(starts), grid) * keep
-
-
 class _Classifier:
     """State of a classification between iterations."""
 
     def __init__(
         self,
-        images: Tensor,
+        images: ImageSource,
         ctf: Callable[[Tensor], Tensor] | None,
         half: Tensor,
         settings: ClassificationSettings,
+        device: torch.device | str,
     ) -> None:
         n, n_px = len(images), images.shape[-1]
         self.settings = settings
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.grid = _choose_grid(n_px, settings.last_ring, settings)
-        self.data, profile, self.passed = _prepare(images, ctf, self.grid, settings)
+        self.grid = choose_grid(n_px, settings.last_ring, settings)
+        self.data, profile, self.passed = prepare_images(images, ctf, self.grid, settings, device)
         self.maximiser = Maximiser(
             self.grid, settings.mask_radius_px, settings.mask_edge_px, settings.first_ring, settings.recentre_threshold
         )
-        start = _start(self.data, profile, self.grid, settings.first_ring, settings.n_classes, self.generator)
+        start = start_references(self.data, profile, self.grid, settings.first_ring, settings.n_classes, self.generator)
         start = self.maximiser.apply_mask(start)
         share = torch.full((settings.n_classes,), 1 / settings.n_classes)
         self.model = Model(
@@ -194,7 +106,7 @@ class _Classifier:
         self.offset = torch.zeros(n, 2)
         self.angle = torch.zeros(n)
         self.number = torch.zeros(n, dtype=torch.long)
-        self.visited = torch.zeros(n, dtype=torch.bool)
+        self.located = torch.full((n,), -1)
         self.queue = torch.zeros(0, dtype=torch.long)
 
     def take_batch(self, size: int) -> Tensor:
@@ -234,13 +146,17 @@ class _Classifier:
     def make_search(self, n_rings: int, reach_px: float, step_px: float, uncertainty: float) -> Search:
         """Return the search up to a ring over shifts."""
         settings = self.settings
-        grid = _choose_grid(self.grid.n_px, n_rings, settings, self.grid.n_half)
+        grid = choose_grid(self.grid.n_px, n_rings, settings, self.grid.n_half)
         return Search(grid, make_shifts(reach_px, step_px), settings.max_shift_px, uncertainty)
+
+    def find_coarse_ring(self) -> int:
+        """Return the highest ring of coarse searches."""
+        return min(self.last, round(_COARSE_FACTOR * self.settings.first_ring))
 
     def locate(self, index: Tensor, precision: Tensor, uncertainty: float) -> None:
         """Find the offsets of images anew, coarsely, over all shifts."""
         n_px, limit = self.grid.n_px, self.settings.max_shift_px
-        ring = min(self.last, round(_COARSE_FACTOR * self.settings.first_ring))
+        ring = self.find_coarse_ring()
         search = self.make_search(ring, limit, max(1.0, n_px / ring / 4) * _COARSE_FACTOR, uncertainty)
         self.offset[index] = 0
         order, poses = self.run_folds(index, search, precision, None)
@@ -254,7 +170,6 @@ class _Classifier:
         order, poses = self.run_folds(index, search, precision, into)
         self.offset[order] += search.shifts[poses.shift_index]
         self.angle[order], self.number[order] = poses.angle_deg, poses.class_index
-        self.visited[order] = True
         return replace(poses, class_index=order)
 
     def iterate(self, iteration: int) -> float:
@@ -269,10 +184,12 @@ class _Classifier:
         uncertainty = 1 + (settings.initial_uncertainty - 1) * rest
         heat = 1 + (settings.annealing - 1) * rest
         precision = self.passed / self.residual.clamp_min(1e-20) / heat
-        everywhere = online and iteration % _GLOBAL_EVERY == _GLOBAL_EVERY - 1
-        lost = batch if everywhere else batch[~self.visited[batch]]
+        # Shifts found with the first averages are doubted once; later a coarse search would only do worse.
+        doubted = _DOUBTED if online and iteration >= _DOUBTED else 0
+        lost = batch[self.located[batch] < doubted]
         if len(lost):
             self.locate(lost, precision, uncertainty)
+            self.located[lost] = iteration
         new = [Sums.make(self.grid, settings.n_classes) for _ in range(_N_FOLDS)]
         poses = self.place(batch, max(1.0, self.grid.n_px / self.last / 4), precision, uncertainty, new)
         kept = 0.0
@@ -286,8 +203,11 @@ class _Classifier:
         self.folds = blend_sums(self.folds, new, kept, (1 - kept) * n / len(batch))
         self.model = self.maximiser.maximise(self.folds, strict=not online)
         if iteration < n_online - 1:
-            self.tidy(iteration)
-        goal = self.model.find_reached_ring(_LEAST_SHARE)
+            if iteration % _SPLIT_EVERY == _SPLIT_EVERY - 1 and iteration < _SPLIT_PART * n_online:
+                self.exchange(batch, new, precision)
+            if iteration % _RECENTRE_EVERY == _RECENTRE_EVERY - 1:
+                self.recentre()
+        goal = self.model.find_reached_ring(min(_LEAST_SHARE, _LEAST_PART / settings.n_classes))
         self.last = int(min(settings.last_ring, max(self.last, goal + 2), self.last + 2))
         return float(poses.log_evidence.mean())
 
@@ -302,39 +222,60 @@ class _Classifier:
         left = torch.maximum(left / len(batch), _LEAST_NOISE * self.data.image_power[batch].mean(dim=0))
         self.residual = kept * self.residual + (1 - kept) * left
 
-    def tidy(self, iteration: int) -> None:
-        """Centre the classes and refill empty ones."""
-        if iteration % _RECENTRE_EVERY == _RECENTRE_EVERY - 1:
-            shift = -self.maximiser.find_centres(self.model.average)
-            shift *= (self.settings.max_shift_px / shift.norm(dim=1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
-            self.folds = move_classes(self.folds, shift, self.grid)
-            # An image shows the average turned, then shifted: the old average is the new one moved by minus the shift.
-            angle, (y, x) = torch.deg2rad(self.angle), shift[self.number].T
-            moved = torch.stack([angle.sin() * x + angle.cos() * y, angle.cos() * x - angle.sin() * y], dim=1)
-            self.offset[self.visited] -= moved[self.visited]
-            length = self.offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
-            self.offset *= (self.settings.max_shift_px / length).clamp_max(1)
+    def exchange(self, batch: Tensor, new: list[Sums], precision: Tensor) -> None:
+        """Part classes that hold images of two kinds, in place of those that the images of the batch can do without."""
+        n_classes = self.settings.n_classes
+        grid = self.make_search(self.find_coarse_ring(), 0.0, 1.0, 1.0).grid
+        precision = precision[: grid.n_rings]
+        splits, gains = {}, {}
+        for k in range(n_classes):
+            members = batch[self.number[batch] == k]
+            chosen = members[:_MOST_PARTED]
+            half = self.fold[chosen] // (_N_FOLDS // 2)
+            if torch.bincount(half, minlength=2).min() < _FEWEST_PARTED:
+                continue
+            aligned = align_members(self.data, chosen, self.angle[chosen], self.offset[chosen], grid)
+            average = self.model.average[:, : grid.n_even, k, : grid.n_rings]
+            splits[k] = find_split(self.data, chosen, half, aligned, average, precision, grid, self.generator)
+            gains[k] = splits[k].gain * len(members) / len(chosen)
+        pairs = choose_splits(gains, compute_losses(total_sums(new)), max(1, n_classes // 4))
+        if pairs:
+            self.folds = split_classes(self.folds, pairs, splits)
             self.model = self.maximiser.maximise(self.folds, strict=False)
-        folds = split_largest(self.folds, self.model, self.generator)
-        if folds is not self.folds:
-            self.folds = folds
-            self.model = self.maximiser.maximise(folds, strict=False)
+
+    def recentre(self) -> None:
+        """Move classes to their mass centres, and the offsets of their images with them."""
+        shift = -self.maximiser.find_centres(self.model.average)
+        length = shift.norm(dim=1, keepdim=True)
+        # The centre of what is seen scatters, and whatever moves must settle anew.
+        shift *= (length > _LEAST_MOVE_PX) * (self.settings.max_shift_px / length.clamp_min(1e-6)).clamp_max(1)
+        self.folds = move_classes(self.folds, shift, self.grid)
+        # An image shows the average turned, then shifted: the old average is the new one moved by minus the shift.
+        angle, (y, x) = torch.deg2rad(self.angle), shift[self.number].T
+        moved = torch.stack([angle.sin() * x + angle.cos() * y, angle.cos() * x - angle.sin() * y], dim=1)
+        seen = self.located >= 0
+        self.offset[seen] -= moved[seen]
+        length = self.offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        self.offset *= (self.settings.max_shift_px / length).clamp_max(1)
+        self.model = self.maximiser.maximise(self.folds, strict=False)
 
 
 def classify_images(
-    images: Tensor,
+    images: ImageSource,
     ctf: Callable[[Tensor], Tensor] | None,
     half: Tensor,
     settings: ClassificationSettings,
     progress: Callable[[float, str], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Alignment:
     """Classify and align images.
 
     Parameters
     ----------
     images
-        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1. They are read some at a time, and
-        may be a file mapped into memory.
+        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1. They are read some at a time,
+        twice: at the start, and for the averages at the end. What is kept of each are 2 R H numbers of two bytes, R being the
+        last ring and H about 4 R at most.
     ctf
         Returns the CTF `(b, N, N // 2 + 1)` of the images with indices `(b,)`, positive at low frequency (these images are
         inverted); None: as if 1.
@@ -344,6 +285,8 @@ def classify_images(
         How to classify.
     progress
         Called with the fraction done.
+    device
+        Where images are compared with averages, which takes nearly all the time.
 
     Raises
     ------
@@ -352,12 +295,11 @@ def classify_images(
 
     Notes
     -----
-    The work is done on the CPU, whatever device the images are on, by as many threads as torch has; the result does not depend
-    on their number.
+    On the CPU the result does not depend on the number of threads, which is torch's.
     """
     if len(images) < settings.n_classes:
         raise ValueError(f"{len(images)} images cannot make {settings.n_classes} classes")
-    state = _Classifier(images, ctf, half.cpu(), settings)
+    state = _Classifier(images, ctf, half.cpu(), settings, device)
     history = []
     for iteration in range(settings.n_iterations):
         history.append(state.iterate(iteration))

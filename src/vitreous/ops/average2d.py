@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numba
 import numpy as np
@@ -17,6 +17,7 @@ from vitreous.ops.fourier import compute_frequency_2d, compute_half_weights, com
 __all__ = [
     "KERNEL_TAPS",
     "PADDING",
+    "ImageSource",
     "average_images",
     "combine_halves",
     "compute_kernel_taps",
@@ -43,6 +44,19 @@ _TRUSTED_RINGS = 3
 _TABLE_STEPS = 4096
 
 T = TypeVar("T")
+
+
+class ImageSource(Protocol):
+    """Images `(n, N, N)` that are read some at a time: a tensor, or what looks like one when it is indexed by a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """Return the images with indices `(b,)`, `(b, N, N)`."""
 
 
 def multiply_complex(first: Tensor, second: Tensor) -> Tensor:
@@ -224,7 +238,7 @@ def _spread(spectra, weight, angle, table, fine):  # type: ignore[no-untyped-def
 
 
 def sum_turned_back(
-    images: Tensor, ctf: Callable[[Tensor], Tensor] | None, index: Tensor, angle_deg: Tensor, shift_px: Tensor
+    images: ImageSource, ctf: Callable[[Tensor], Tensor] | None, index: Tensor, angle_deg: Tensor, shift_px: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of images times their CTF, moved and turned back, `(N, N)`, and their sum of CTF² per ring."""
     n_px = images.shape[-1]
@@ -257,7 +271,7 @@ def sum_turned_back(
 
 
 def average_images(
-    images: Tensor,
+    images: ImageSource,
     ctf: Callable[[Tensor], Tensor] | None,
     half: Tensor,
     class_index: Tensor,

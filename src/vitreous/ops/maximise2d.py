@@ -5,7 +5,7 @@ average that it was added to, and would make it sure of its class. Folds 0 to F 
 second.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,13 +20,10 @@ from vitreous.ops.polar2d import (
     shift_harmonics,
 )
 
-__all__ = ["Maximiser", "Model", "blend_sums", "move_classes", "split_largest"]
+__all__ = ["Maximiser", "Model", "blend_sums", "move_classes", "total_sums"]
 
 _TRUSTED_RINGS = 3
 _FLOOR = 0.02
-_LOST_SHARE = 0.1
-_SMOOTH_RINGS = 6
-_SPLIT_AMPLITUDE = 0.5
 _PRIOR_COUNT = 1.0
 
 
@@ -57,17 +54,17 @@ class Model:
         return sorted(reached)[len(reached) * 3 // 4] if reached else 0.0
 
 
-def _total(folds: list[Sums]) -> Sums:
-    return Sums(
-        torch.stack([fold.signal for fold in folds]).sum(dim=0),
-        torch.stack([fold.power for fold in folds]).sum(dim=0),
-        torch.stack([fold.weight for fold in folds]).sum(dim=0),
-    )
+def total_sums(folds: list[Sums]) -> Sums:
+    """Return the sums over all folds."""
+    return Sums(*(torch.stack([getattr(fold, part.name) for fold in folds]).sum(dim=0) for part in fields(Sums)))
 
 
 def _subtract(whole: Sums, part: Sums) -> Sums:
-    return Sums(
-        whole.signal - part.signal, (whole.power - part.power).clamp_min(0), (whole.weight - part.weight).clamp_min(0)
+    return replace(
+        whole,
+        signal=whole.signal - part.signal,
+        power=(whole.power - part.power).clamp_min(0),
+        weight=(whole.weight - part.weight).clamp_min(0),
     )
 
 
@@ -130,8 +127,8 @@ class Maximiser:
     def maximise(self, folds: list[Sums], strict: bool) -> Model:
         """Return the model of the sums of all folds; `strict` as of `correlate`."""
         n_half = len(folds) // 2
-        halves = [_total(folds[:n_half]), _total(folds[n_half:])]
-        whole = _total(halves)
+        halves = [total_sums(folds[:n_half]), total_sums(folds[n_half:])]
+        whole = total_sums(halves)
         correlation = self.correlate(halves, strict)
         own_gain = correlation.clamp(0, 0.999)
         full_gain = 2 * own_gain / (1 + own_gain)
@@ -176,11 +173,7 @@ class Maximiser:
 def blend_sums(old: list[Sums], new: list[Sums], kept: float, scale: float) -> list[Sums]:
     """Return `kept` times the old sums plus `scale` times the new ones."""
     return [
-        Sums(
-            kept * before.signal + scale * after.signal,
-            kept * before.power + scale * after.power,
-            kept * before.weight + scale * after.weight,
-        )
+        Sums(*(kept * getattr(before, part.name) + scale * getattr(after, part.name) for part in fields(Sums)))
         for before, after in zip(old, new, strict=True)
     ]
 
@@ -191,28 +184,5 @@ def move_classes(folds: list[Sums], shift_px: Tensor, grid: PolarGrid) -> list[S
     for fold in folds:
         signal = torch.complex(fold.signal[..., 0, :].contiguous(), fold.signal[..., 1, :].contiguous())
         shifted = shift_harmonics(signal, shift_px, grid)
-        moved.append(Sums(torch.stack([shifted.real, shifted.imag], dim=-2), fold.power, fold.weight))
+        moved.append(replace(fold, signal=torch.stack([shifted.real, shifted.imag], dim=-2)))
     return moved
-
-
-def split_largest(folds: list[Sums], model: Model, generator: torch.Generator) -> list[Sums]:
-    """Give each class that has lost its images half of what is then the largest, a little changed."""
-    share = model.share.clone()
-    n_classes = len(share)
-    lost = torch.nonzero(share < _LOST_SHARE / n_classes)[:, 0].tolist()
-    if not lost:
-        return folds
-    folds = [Sums(fold.signal.clone(), fold.power.clone(), fold.weight.clone()) for fold in folds]
-    for k in lost:
-        largest = int(share.argmax())
-        share[[k, largest]] = share[largest] / 2
-        scale = _SPLIT_AMPLITUDE * model.average[:, :, largest].abs()
-        noise = torch.randn(*scale.shape, 2, generator=generator).movedim(-1, 2) * scale[:, :, None]
-        noise[..., _SMOOTH_RINGS:] = 0
-        for fold in folds:
-            fold.power[[k, largest]] = fold.power[largest] / 2
-            fold.weight[[k, largest]] = fold.weight[largest] / 2
-            half = fold.signal[:, :, largest] / 2
-            fold.signal[:, :, largest] = half
-            fold.signal[:, :, k] = half + noise * fold.power[k]
-    return folds

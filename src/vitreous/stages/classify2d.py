@@ -13,9 +13,10 @@ from torch import Tensor
 
 from vitreous.errors import SettingError, UserError
 from vitreous.io.mrc import write_mrc
-from vitreous.io.stacks import read_particle_images
+from vitreous.io.stacks import ParticleStacks
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
 from vitreous.ops.align2d import Alignment, ClassificationSettings, classify_images
+from vitreous.ops.average2d import ImageSource
 from vitreous.stages.images import compute_particle_ctf
 
 __all__ = ["STAGE", "Classify2dParams"]
@@ -48,12 +49,12 @@ class Classify2dParams(StageParams):
     )
     max_resolution_angstrom: float = Field(8.0, gt=0, description="finest detail compared, Å")
     initial_uncertainty: float = Field(
-        2.0,
+        1.0,
         ge=1,
         le=100,
         description="how unsure of classes the first rounds are: log probabilities are divided by this",
     )
-    sigma_annealing: float = Field(4.0, ge=1, le=100, description="by what the noise power is multiplied at the start")
+    sigma_annealing: float = Field(1.0, ge=1, le=100, description="by what the noise power is multiplied at the start")
     mask_factor: float = Field(
         1.1, gt=0, le=3, description="inner diameter of the circular mask, full weight within, in particle diameters"
     )
@@ -69,10 +70,24 @@ class Classify2dParams(StageParams):
     seed: int = Field(0, ge=0, description="seed of the first averages")
 
 
+class _Images:
+    """Extracted images that are read some at a time."""
+
+    def __init__(self, stacks: ParticleStacks) -> None:
+        self._stacks, self.shape = stacks, stacks.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        return torch.from_numpy(self._stacks.read(index.numpy()))
+
+
 @dataclass(frozen=True)
 class _Loaded:
     particle_ids: tuple[str, ...]
-    images: Tensor
+    images: ImageSource
+    device: str
     ctf: Callable[[Tensor], Tensor] | None
     half: Tensor
     pixel_size_angstrom: float
@@ -126,12 +141,13 @@ def _make_ctf(particles: pl.DataFrame, micrographs: pl.DataFrame, box_px: int) -
 
 def _load(inputs: Inputs, params: Classify2dParams, context: Context) -> _Loaded:
     chosen = _choose_particles(inputs)
-    images = torch.from_numpy(read_particle_images(chosen, context.root)).to(context.device)
+    images = _Images(ParticleStacks(chosen, context.root))
     order = pl.int_range(pl.len()) % 2
     half = chosen.select(half=pl.coalesce(pl.col("half") - 1, order))["half"].to_numpy()
     return _Loaded(
         particle_ids=tuple(chosen["particle_id"]),
         images=images,
+        device=context.device,
         ctf=_make_ctf(chosen, inputs["micrographs"], images.shape[-1]),
         half=torch.from_numpy(half.astype(np.int64)),
         pixel_size_angstrom=float(np.median(chosen["stack_pixel_size_angstrom"].to_numpy())),
@@ -179,7 +195,7 @@ def _choose_settings(loaded: _Loaded, params: Classify2dParams) -> Classificatio
 
 def _compute(loaded: _Loaded, params: Classify2dParams, progress: Progress) -> _Classified:
     settings = _choose_settings(loaded, params)
-    alignment = classify_images(loaded.images, loaded.ctf, loaded.half, settings, progress)
+    alignment = classify_images(loaded.images, loaded.ctf, loaded.half, settings, progress, loaded.device)
     width = loaded.images.shape[-1] * loaded.pixel_size_angstrom
     warnings = []
     if loaded.n_without_defocus:
@@ -242,7 +258,7 @@ def _save(result: _Classified, inputs: Inputs, params: Classify2dParams, folder:
 
 STAGE = DatasetStage(
     name="classify2d",
-    version="3",
+    version="4",
     summary="Sort the particles into 2D classes, align them in the plane and average them.",
     params=Classify2dParams,
     needs=("particles", "micrographs"),
