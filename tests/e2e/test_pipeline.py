@@ -92,10 +92,11 @@ def test_tables_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     for workers in ("1", "2"):
         project = tmp_path / f"project{workers}"
         call("new", project, "--movies", tmp_path / "data" / "movies" / "*.tif", "--gain", tmp_path / "data" / "gain.mrc",
-             "--pixel-size", "1.75", "--total-dose", "36", "--diameter", "125")  # fmt: skip
-        call("run", project, "--until", "classify2d", "--workers", workers)
+             "--pixel-size", "1.75", "--total-dose", "36", "--diameter", "125", "--recipe", "loop")  # fmt: skip
+        call("run", project, "--until", "classify2d", "--set", "pick.max_blob_micrographs=2", "--workers", workers)
         tables.append(read_tables(project))
     assert tables[0].keys() == tables[1].keys()
+    assert tables[0]["particles"]["micrograph_id"].n_unique() == 2
     for name, table in tables[0].items():
         pl.testing.assert_frame_equal(table, tables[1][name], check_exact=True)
     images = [(tmp_path / f"project{n}" / tables[0]["micrographs"]["micrograph_path"][0]).read_bytes() for n in (1, 2)]

@@ -138,6 +138,29 @@ def test_micrographs_that_are_not_accepted_are_left_out(project: Path) -> None:
         run(project, make_tables(accepted=[False] * 3), PickParams())
 
 
+def test_a_few_micrographs_spread_over_defocus(project: Path) -> None:
+    """Of the two near-focus ones the better fit is taken; templates are looked for in all."""
+    defocus = {f"defocus_{axis}_angstrom": [8e3, 2e4, 9e3] for axis in "uv"}
+    defocus["defocus_angle_deg"] = [0.0] * 3
+    tables = make_tables(**defocus, ctf_resolution_angstrom=[5.0, 6.0, 4.0])
+    few = run(project, tables, PickParams(max_blob_micrographs=2)).tables["particles"]
+    assert set(few["micrograph_id"]) == {"m1", "m2"}
+    params = PickParams(method="template", max_blob_micrographs=1)
+    every = run(project, tables | {"classes": make_classes([False, True])}, params).tables["particles"]
+    assert set(every["micrograph_id"]) == {"m0", "m1", "m2"}
+    # A rejected one is not among the few, however good; without fits the seed decides, always in the same way.
+    rejected = make_tables(**defocus, ctf_resolution_angstrom=[5.0, 6.0, 4.0], accepted=[True, True, False])
+    few = run(project, rejected, PickParams(max_blob_micrographs=2)).tables["particles"]
+    assert set(few["micrograph_id"]) == {"m0", "m1"}
+    chosen = [
+        {item.item_id for item in STAGE.plan(Inputs(make_tables()), params, Context(project))}
+        for params in (PickParams(max_blob_micrographs=1, seed=seed) for seed in (0, 0, 1, 2, 3, 4))
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(set.union(*chosen)) > 1
+    assert {len(names) for names in chosen} == {1}
+
+
 def test_nothing_found(project: Path) -> None:
     with pytest.raises(UserError, match=r"no candidate .* lower pick.min_score"):
         run(project, make_tables(), PickParams(min_score=0.999))

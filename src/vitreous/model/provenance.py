@@ -65,16 +65,18 @@ _MAP = (
     RecipeStep(stage="extract", params={"recentre": True}),
     *(RecipeStep(stage=name) for name in ("reconstruct", "validate")),
 )
+_FEW_BLOBS = RecipeStep(stage="pick", params={"method": "blob", "max_blob_micrographs": 20})
 _BY_HAND = RecipeStep(stage="annotate", params={"min_micrographs": 20})
 
 RECIPES: Mapping[str, Recipe] = {
     "standard": Recipe(steps=(*_MICROGRAPHS, _BLOBS, *_JUDGE, _TEMPLATES, *_JUDGE, *_MAP)),
-    "loop": Recipe(steps=(*_MICROGRAPHS, _BLOBS, *_JUDGE), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP),
+    "loop": Recipe(steps=(*_MICROGRAPHS, _FEW_BLOBS, *_JUDGE), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP),
     "by-hand": Recipe(
         steps=(*_MICROGRAPHS, _BY_HAND, *_JUDGE[1:]), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP
     ),
 }
-"""Recipes by name: `standard` picks twice, `loop` until the classes get no better, `by-hand` does so from people's picks."""
+"""Recipes by name: `standard` picks twice; `loop` picks in a few micrographs first, then in all until the classes get no better;
+`by-hand` does so from people's picks."""
 
 DEFAULT_RECIPE = RECIPES["standard"]
 

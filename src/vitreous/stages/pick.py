@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from vitreous.io.mrc import read_mrc
 from vitreous.model.optics import Optics
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
+from vitreous.ops.subsets import choose_spread
 from vitreous.ops.templates import project_evenly
 from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.contrast import Contrast, get_known_contrast, measure_contrast
@@ -29,6 +31,16 @@ __all__ = ["STAGE", "PickParams"]
 
 _N_SAMPLE, _LEAST_BEST = 6, 5
 _LEAST_PX, _LARGEST_FRACTION = 10, 0.2
+_BAD = (
+    ("ctf_resolution_angstrom", 1),
+    ("ctf_score", -1),
+    ("astigmatism_angstrom", 1),
+    ("total_motion_angstrom", 1),
+    ("ice_ring_score", 1),
+    ("coarseness", 1),
+    ("structure", -1),
+)
+"""Columns that tell good micrographs from bad ones, and 1 where large values are bad."""
 
 
 class PickParams(StageParams):
@@ -45,6 +57,13 @@ class PickParams(StageParams):
         description="of particles in the micrographs: dark as usual, bright where images are inverted; auto: as the classes say, "
         "else measured",
     )
+    max_blob_micrographs: int | None = Field(
+        None,
+        ge=1,
+        description="with method blob, pick in so many micrographs only: spread over defocus, of their like the best by fit of "
+        "the CTF, motion, ice and look; null: in all",
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice among micrographs between which nothing decides")
     templates: str | None = Field(
         None,
         description="templates from a file instead of classes, protein bright: a stack of images .mrcs, or a map .mrc that is "
@@ -156,8 +175,22 @@ def _choose_templates(inputs: Inputs, params: PickParams) -> pl.DataFrame | None
     return chosen.sort("n_particles", descending=True).head(params.max_templates) if chosen.height else None
 
 
+def _choose_micrographs(micrographs: pl.DataFrame, params: PickParams) -> pl.DataFrame:
+    """Return the accepted micrographs, or the few of them that are asked for."""
+    accepted = micrographs.filter(pl.col("accepted").fill_null(value=True))
+    if params.method != "blob" or params.max_blob_micrographs is None or accepted.is_empty():
+        return accepted
+
+    def get(name: str) -> NDArray[np.float64]:
+        return accepted[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    defocus = (get("defocus_u_angstrom") + get("defocus_v_angstrom")) / 2
+    badness = np.stack([sign * get(name) for name, sign in _BAD])
+    return accepted[choose_spread(defocus, badness, params.max_blob_micrographs, params.seed)]
+
+
 def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[MicrographItem]:
-    rows = settle_defocus(inputs["micrographs"]).filter(pl.col("accepted").fill_null(value=True)).to_dicts()
+    rows = _choose_micrographs(settle_defocus(inputs["micrographs"]), params).to_dicts()
     if not rows:
         raise UserError("pick: no micrograph is accepted; nothing to pick from")
     chosen = _choose_templates(inputs, params)
