@@ -176,7 +176,7 @@ PARTICLES = Table(
         Column("diameter_angstrom", F, "particle diameter used for picking, Å", required=True),
         Column("picker", S, "blob, template, manual or the name of a program", required=True),
         Column("annotator", S, "people who picked, moved or refused it, names joined by commas; null: a picker alone"),
-        Column("ncc", F, "normalised cross-correlation at the peak, raw"),
+        Column("ncc", F, "correlation at the peak, times the local contrast over the usual, at most 2; raw"),
         Column("power", F, "log10 of local power relative to the micrograph's median, raw"),
         Column("ncc_calibrated", F, "ncc less the trend of micrograph medians with defocus"),
         Column("power_calibrated", F, "power less the trend of micrograph medians with defocus"),

@@ -21,6 +21,9 @@ __all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise
 _TILE_DIAMETERS, _LEAST_TILE_PX = 1.6, 16
 """Side of the tiles that the noise is measured in."""
 
+_MOST_CONTRAST = 2.0
+"""Of the local deviation over its median, for the score."""
+
 
 @dataclass(frozen=True)
 class MatchSettings:
@@ -85,8 +88,9 @@ def match_templates(
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
-    The local deviation that normalises the correlation is never less than its median in the micrograph: a faint fluctuation of
-    the right shape, as every micrograph of low resolution is full of, is no particle.
+    The score is the correlation times the local deviation over its median in the micrograph, up to a factor of two: what has the
+    right shape and more contrast than most places is the likelier to be a particle, and a faint fluctuation of the right shape, as
+    every micrograph of low resolution is full of, is none. The limit keeps ice from having the best scores.
 
     Parameters
     ----------
@@ -117,7 +121,7 @@ def match_templates(
     psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
     best, deviation = found.score, found.deviation
     relative = deviation / deviation.median()
-    best = best * relative.clamp_max(1.0)
+    best = best * relative.clamp_max(_MOST_CONTRAST)
     xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
     if plain is not None:
