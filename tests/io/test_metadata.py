@@ -77,6 +77,19 @@ def test_only_positions(tmp_path: Path) -> None:
     assert frame.select(METADATA_SCHEMA.names()).null_count().row(0) == (2,) * len(METADATA_SCHEMA)
 
 
+def test_the_template_of_a_pick_is_no_class(tmp_path: Path) -> None:
+    labels = ("rlnCoordinateX", "rlnCoordinateY", "rlnClassNumber", "rlnAnglePsi", "rlnAutopickFigureOfMerit")
+    head = "data_\nloop_\n" + "".join(f"_{label}\n" for label in labels)
+    (tmp_path / "m_autopick.star").write_text(head + "10 20 3 45 0.5\n30 40 1 -999 0.25\n")
+    frame = read_particles(tmp_path / "m_autopick.star")
+    assert frame.select("micrograph", "x_px", "score").rows() == [("m", 10, 0.5), ("m", 30, 0.25)]
+    assert frame.select("class_id", "class_psi_deg").null_count().row(0) == (2, 2)
+    # The particles of a job name their micrograph, and have a class.
+    rows = head.replace("loop_\n", "loop_\n_rlnMicrographName\n") + "MotionCorr/m.mrc 10 20 3 45 0.5\n"
+    (tmp_path / "run_data.star").write_text(rows)
+    assert read_particles(tmp_path / "run_data.star").select("class_id", "class_psi_deg").rows() == [(3, 45.0)]
+
+
 def test_rows_of_cryoppp_in_quotes(tmp_path: Path) -> None:
     """As an entry has them whose names hold blanks: every row quoted as a whole, its quotes doubled."""
     (tmp_path / "a.star").write_text(

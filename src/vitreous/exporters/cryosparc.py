@@ -52,7 +52,7 @@ Fields = dict[str, tuple[Any, Any]]
 
 
 def _get(frame: pl.DataFrame, name: str, default: float = 0.0) -> NDArray[np.float64]:
-    return frame[name].cast(pl.Float64).fill_null(default).to_numpy().astype(np.float64)
+    return frame[name].cast(pl.Float64).fill_nan(None).fill_null(default).to_numpy().astype(np.float64)
 
 
 def _make_ctf(frame: pl.DataFrame) -> Fields:

@@ -68,6 +68,7 @@ _STAR_NAMES = {
     "rlnCoordinateY": "y_px",
     "rlnAutopickFigureOfMerit": "score",
 }
+_OF_TEMPLATE = ("rlnClassNumber", "rlnAnglePsi")
 _NO_SCORE = -999.0
 """What RELION writes as the score of a particle that was not picked by it."""
 
@@ -92,7 +93,11 @@ def _read_star(path: Path) -> pl.DataFrame:
     for frame in blocks.values():
         if {"rlnCoordinateX", "rlnCoordinateY"} <= set(frame.columns):
             known = {label: name for label, name in _STAR_NAMES.items() if label in frame.columns}
-            read = frame.select(list(known)).rename(known).with_columns(describe_relion(frame, blocks))
+            read = frame.select(list(known)).rename(known)
+            # The picks of one micrograph have the number and the angle of a template, not of a class.
+            is_picks = not {"rlnMicrographName", "rlnImageName"} & set(frame.columns)
+            described = frame.drop(_OF_TEMPLATE, strict=False) if is_picks else frame
+            read = read.with_columns(describe_relion(described, blocks))
             if "rlnImageName" in frame.columns:
                 joined = join_optics(frame, blocks)
                 images = joined.with_columns(find_image_pixel_size(joined).alias("rlnImagePixelSize"))
