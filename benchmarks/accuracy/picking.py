@@ -52,8 +52,9 @@ def call(*words: str | float | Path) -> str:
 
 def measure(data: DataSet, root: Path, folder: Path, blob_only: bool) -> list[str]:
     """Return the rows of the table."""
-    call("new", folder, "--micrographs", root / data.micrographs, "--pixel-size", data.pixel_size_angstrom,
-         "--voltage", 300, "--cs", data.cs_mm, "--symmetry", data.symmetry)  # fmt: skip
+    if not (folder / "project.toml").exists():
+        call("new", folder, "--micrographs", root / data.micrographs, "--pixel-size", data.pixel_size_angstrom,
+             "--voltage", 300, "--cs", data.cs_mm, "--symmetry", data.symmetry)  # fmt: skip
     call("run", folder, "--until", "review")
     rows = [describe(data, root, folder, "blob")]
     if blob_only:
@@ -81,7 +82,7 @@ def describe(data: DataSet, root: Path, folder: Path, how: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the three data sets")
-    parser.add_argument("--keep", type=Path, help="make the projects here and keep them")
+    parser.add_argument("--keep", type=Path, help="make the projects here and keep them, or go on with those that are there")
     parser.add_argument("--blob-only", action="store_true", help="leave template picking out")
     arguments = parser.parse_args()
     lines = [

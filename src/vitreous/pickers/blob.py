@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vitreous.ops.align2d import ClassificationSettings, classify_images
 from vitreous.ops.blobs import (
     MASK_FRACTION,
     find_outer_diameter,
@@ -14,12 +16,22 @@ from vitreous.ops.blobs import (
     resample_for_picking,
     score_diameters,
 )
+from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
+from vitreous.ops.class_halves import add_images, average_halves, make_empty_sums
+from vitreous.ops.extent import choose_extent, measure_extents
 from vitreous.ops.junk import find_junk, look_up_junk
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window
 from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
 
-__all__ = ["PICKING_SAMPLES", "estimate_diameter", "learn_profile", "pick_blobs", "reduce_micrograph"]
+__all__ = [
+    "PICKING_SAMPLES",
+    "DiameterEstimate",
+    "estimate_diameter",
+    "learn_profile",
+    "pick_blobs",
+    "reduce_micrograph",
+]
 
 PICKING_SAMPLES = 20
 """Pixels across a particle when picking."""
@@ -27,6 +39,27 @@ PICKING_SAMPLES = 20
 _HIGH_PASS_DIAMETERS = 4.0
 _PROFILE_DIAMETERS = 1.2
 _N_BEST = 40
+
+_BOX_DISCS, _DISC_PX = 3.0, 16
+"""Side of the windows that show how long particles are, in diameters of the disc that finds them, and pixels across the disc."""
+_N_WINDOWS, _LEAST_WINDOWS = 60, 30
+"""Per micrograph at most, and of all together at least."""
+_N_CLASSES, _N_ROUNDS = 6, 15
+_OUTLIER_SIGMA = 8.0
+
+
+class DiameterEstimate(NamedTuple):
+    """How large particles are, Å."""
+
+    edge_angstrom: float
+    """Outer edge of what the best dark discs look like on average: near the short side of elongated particles."""
+    extent_angstrom: float | None
+    """Longest extent in averages of what is alike; None where none is clear."""
+
+    @property
+    def diameter_angstrom(self) -> float:
+        """The larger of the two: what circumscribes the particle."""
+        return max(self.edge_angstrom, self.extent_angstrom or 0.0)
 
 
 def reduce_micrograph(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float) -> tuple[Tensor, Tensor]:
@@ -57,10 +90,54 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
     return torch.from_numpy(np.mean(profiles, axis=0)).float()
 
 
+def _cut_windows(image: Tensor, pixel_size_angstrom: float, disc_angstrom: float, profile: Tensor) -> Tensor:
+    """Return what the disc finds best, protein bright, with much around it."""
+    found = pick_blobs(image, pixel_size_angstrom, profile, MatchSettings(disc_angstrom, 0.9, 0.0))
+    junk = find_junk(image, pixel_size_angstrom, disc_angstrom, found.xy_px[: max(5, len(found.ncc) // 4)])
+    box = 2 * round(_BOX_DISCS * disc_angstrom / pixel_size_angstrom / 2)
+    room = np.array([image.shape[1], image.shape[0]]) - box / 2
+    usable = (look_up_junk(junk, found.xy_px) == "") & ((found.xy_px > box / 2) & (found.xy_px < room)).all(axis=1)
+    out = min(box, round(_BOX_DISCS * _DISC_PX))
+    centres = torch.from_numpy(found.xy_px[usable][:_N_WINDOWS]).to(image.device)
+    if not len(centres):
+        return torch.zeros(0, out, out, device=image.device)
+    return -extract_boxes(remove_outliers(image, _OUTLIER_SIGMA), centres, box, out)
+
+
+def _measure_extent(
+    images: Sequence[Tensor], pixel_size_angstrom: float, disc_angstrom: float, profile: Tensor
+) -> float | None:
+    """Return the longest extent of what the disc finds, Å, from class averages in which like lies on like."""
+    windows = torch.cat([_cut_windows(image, pixel_size_angstrom, disc_angstrom, profile) for image in images])
+    if len(windows) < _LEAST_WINDOWS:
+        return None
+    n_px = windows.shape[-1]
+    disc_px = n_px / _BOX_DISCS
+    windows = normalise_boxes(windows, 0.4 * n_px)
+    settings = ClassificationSettings(
+        n_classes=_N_CLASSES,
+        n_iterations=_N_ROUNDS,
+        mask_radius_px=0.85 * disc_px,
+        max_shift_px=0.3 * disc_px,
+        first_ring=6,
+        last_ring=round(0.4 * n_px),
+        seed=0,
+        mask_edge_px=3.0,
+    )
+    half = torch.arange(len(windows), device=windows.device) % 2
+    found = classify_images(windows, None, half, settings)
+    index = found.class_index.to(windows.device)
+    sums = make_empty_sums(int(index.max()) + 1, n_px, windows.device)
+    pose = found.angle_deg.to(windows.device), found.shift_px.to(windows.device)
+    halves = average_halves(add_images(sums, windows, None, half, index, *pose))[0]
+    extent = choose_extent(measure_extents(halves), torch.bincount(index).cpu().numpy())
+    return None if extent is None else extent * disc_angstrom / disc_px
+
+
 def estimate_diameter(
     images: Sequence[Tensor], pixel_size_angstrom: float, low_angstrom: float, high_angstrom: float
-) -> float:
-    """Estimate the particle diameter from micrographs, Å.
+) -> DiameterEstimate:
+    """Estimate the particle diameter from micrographs.
 
     Parameters
     ----------
@@ -73,8 +150,9 @@ def estimate_diameter(
 
     Returns
     -------
-    float
-        Diameter of the disc that stands out most, corrected by the outer edge of the mean profile of what it finds.
+    DiameterEstimate
+        From the disc that stands out most: the outer edge of the mean profile of what it finds, and the longest extent in 2D
+        class averages of some of that.
     """
     n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(1.15)))
     diameters = np.geomspace(low_angstrom, high_angstrom, n)
@@ -88,7 +166,8 @@ def estimate_diameter(
     profile = learn_profile(images, pixel_size_angstrom, disc)
     outer = find_outer_diameter(profile, disc / PICKING_SAMPLES)
     # The edge of a profile can be far off where particles are rare; the disc is never wrong by more than this.
-    return disc if outer is None else float(np.clip(outer, 0.75 * disc, 1.4 * disc))
+    edge = disc if outer is None else float(np.clip(outer, 0.75 * disc, 1.4 * disc))
+    return DiameterEstimate(edge, _measure_extent(images, pixel_size_angstrom, disc, profile))
 
 
 def pick_blobs(image: Tensor, pixel_size_angstrom: float, profile: Tensor, settings: MatchSettings) -> Candidates:

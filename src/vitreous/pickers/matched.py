@@ -88,9 +88,9 @@ def match_templates(
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
-    The score is the correlation times the local deviation over its median in the micrograph, up to a factor of two: what has the
-    right shape and more contrast than most places is the likelier to be a particle, and a faint fluctuation of the right shape, as
-    every micrograph of low resolution is full of, is none. The limit keeps ice from having the best scores.
+    The score is the correlation times the local deviation over its median in the micrograph, up to a factor of two: what has
+    the right shape and more contrast than most places is the likelier to be a particle, and a faint fluctuation of the right
+    shape, as every micrograph of low resolution is full of, is none. The limit keeps ice from having the best scores.
 
     Parameters
     ----------

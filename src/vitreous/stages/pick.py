@@ -21,7 +21,7 @@ from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Sa
 from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
 from vitreous.ops.subsets import choose_spread
 from vitreous.ops.templates import project_evenly
-from vitreous.pickers.blob import estimate_diameter, learn_profile, pick_blobs
+from vitreous.pickers.blob import DiameterEstimate, estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.contrast import Contrast, get_known_contrast, measure_contrast
 from vitreous.pickers.matched import Candidates, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
@@ -30,6 +30,7 @@ from vitreous.stages.doubt import settle_defocus
 __all__ = ["STAGE", "PickParams"]
 
 _N_SAMPLE, _LEAST_BEST = 6, 5
+_DIAMETERS_DIFFER = 0.15
 _LEAST_PX, _LARGEST_FRACTION = 10, 0.2
 _BAD = (
     ("ctf_resolution_angstrom", 1),
@@ -88,7 +89,8 @@ class MicrographItem(Item):
     optics: Optics
     defocus: tuple[float, float, float, float] | None
     diameter_angstrom: float
-    estimated: bool
+    estimated: str | None
+    """What is to be said of the diameter where nobody gave it."""
     contrast: Contrast
     found_bright: bool = False
     """Whether that was measured, and is not as usual."""
@@ -155,6 +157,16 @@ def _find_range(params: PickParams, samples: Sequence[Tensor], pixel: float) -> 
     return low, high
 
 
+def _describe_estimate(estimate: DiameterEstimate) -> str:
+    said = (
+        f"the particle diameter was estimated from the data: {estimate.diameter_angstrom:.0f} Å; give --diameter if you know it"
+    )
+    edge, extent = estimate.edge_angstrom, estimate.extent_angstrom
+    if extent is not None and abs(extent - edge) > _DIAMETERS_DIFFER * edge:
+        said += f" (the mean of the best candidates ends at {edge:.0f} Å, their class averages are {extent:.0f} Å long)"
+    return said
+
+
 def _find_contrast(
     inputs: Inputs, params: PickParams, samples: Sequence[Tensor], pixel: float, diameter: float | None
 ) -> tuple[Contrast, bool]:
@@ -202,7 +214,9 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
     contrast, measured = _find_contrast(inputs, params, samples, pixel, known)
     if contrast == "bright":
         samples = [-sample for sample in samples]
-    diameter = known or round(estimate_diameter(samples, pixel, *_find_range(params, samples, pixel)), 1)
+    estimate = None if known else estimate_diameter(samples, pixel, *_find_range(params, samples, pixel))
+    diameter = known if estimate is None else round(estimate.diameter_angstrom, 1)
+    assert diameter is not None
     profile: tuple[float, ...] = ()
     template_file = None
     n_templates = 0
@@ -232,7 +246,7 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
                 row["phase_shift_deg"] or 0.0,
             ),
             diameter_angstrom=diameter,
-            estimated=known is None,
+            estimated=None if estimate is None else _describe_estimate(estimate),
             contrast=contrast,
             found_bright=measured and contrast == "bright",
             profile=profile,
@@ -314,9 +328,7 @@ def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
     )
     doubts = []
     if item.estimated:
-        doubts.append(
-            f"the particle diameter was estimated from the data: {item.diameter_angstrom:.0f} Å; give --diameter if you know it"
-        )
+        doubts.append(item.estimated)
     if item.found_bright:
         doubts.append(
             "particles seem to be bright in the micrographs, as where images are inverted; if they are dark, say --set "
@@ -342,7 +354,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="6",
+    version="7",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,
