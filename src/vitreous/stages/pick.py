@@ -158,9 +158,7 @@ def _find_range(params: PickParams, samples: Sequence[Tensor], pixel: float) -> 
 
 
 def _describe_estimate(estimate: DiameterEstimate) -> str:
-    said = (
-        f"the particle diameter was estimated from the data: {estimate.diameter_angstrom:.0f} Å; give --diameter if you know it"
-    )
+    said = f"the particle diameter was estimated from the data: {estimate.diameter_angstrom:.0f} Å; give --diameter if you know it"
     edge, extent = estimate.edge_angstrom, estimate.extent_angstrom
     if extent is not None and abs(extent - edge) > _DIAMETERS_DIFFER * edge:
         said += f" (the mean of the best candidates ends at {edge:.0f} Å, their class averages are {extent:.0f} Å long)"
