@@ -77,8 +77,9 @@ def _check_places(desk: _Desk, micrograph: str, places: Sequence[Place]) -> None
 def _record(desk: _Desk, who: str, marks: Sequence[Mapping[str, Any]]) -> None:
     made = record_marks(desk.project, who=who, run=desk.run, marks=marks)
     acts = ", ".join(f"{n} {act}" for act, n in sorted(Counter(mark.verdict for mark in made).items()))
-    n_micrographs = len({mark.subject for mark in made})
-    click.echo(f"{who}: {acts or 'nothing'} in {n_micrographs} micrographs; `vitreous run` takes it up", err=True)
+    n = len({mark.subject for mark in made})
+    where = f"{n} micrograph{'s' * (n != 1)}"
+    click.echo(f"{who}: {acts or 'nothing'} in {where}; `vitreous run` takes it up", err=True)
 
 
 _who = click.option("--who", default=getpass.getuser, metavar="NAME", help="annotator [default: your login name]")
