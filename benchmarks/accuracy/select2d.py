@@ -22,10 +22,16 @@ from PIL import Image
 from vitreous.io.structure import read_structure
 from vitreous.io.trees import read_trees
 from vitreous.ops.align2d import ClassificationSettings, classify_images
-from vitreous.ops.average2d import make_soft_circle
 from vitreous.ops.boosting import BoostedTrees
 from vitreous.ops.boxes import extract_boxes, normalise_boxes
-from vitreous.ops.class_halves import HalfSums, add_images, average_halves, make_empty_sums, measure_resolution
+from vitreous.ops.class_halves import (
+    HalfSums,
+    add_images,
+    average_halves,
+    make_class_mask,
+    make_empty_sums,
+    measure_resolution,
+)
 from vitreous.ops.class_quality import FEATURES, compute_class_features, score_classes
 from vitreous.simulate.classes import JUNK, make_beads, simulate_classes
 from vitreous.simulate.volume import SHIPPED_MODELS, find_model
@@ -71,7 +77,7 @@ def read_trained() -> BoostedTrees:
 def score_sums(sums: HalfSums, diameter_px: float, mask_radius_px: float) -> np.ndarray:
     """Return the probability that each class shows particles."""
     averages = average_halves(sums)
-    resolution = measure_resolution(sums, averages[0], make_soft_circle(sums.n_px, mask_radius_px, 3.0))
+    resolution = measure_resolution(sums, averages[0], make_class_mask(sums.n_px, mask_radius_px))
     return score_classes(
         read_trained(), compute_class_features(sums, averages, resolution, diameter_px, mask_radius_px)
     )
@@ -180,10 +186,19 @@ def main() -> None:
         ]
         lines.append(f"| {name} | {len(score)} | {' | '.join(cells)} |")
     score, kind, size = (np.concatenate([one[i] for one in found.values()]) for i in range(3))
-    lines += ["", "| kind, 30 images and more | classes | selected |", "|---|---|---|"]
+    lines += [
+        "",
+        "| kind | AUC against particles | classes of 30 images and more | selected | AUC |",
+        "|---|---|---|---|---|",
+    ]
     for name in ("particle", *JUNK):
-        here = (kind == name) & (size >= 30)
-        lines.append(f"| {name} | {here.sum()} | {(score[here] >= 0.5).mean():.3f} |")
+        here, large = kind == name, size >= 30
+        against = [
+            "" if name == "particle" else f"{compute_auc(score[part], kind[part] == 'particle'):.3f}"
+            for part in (here | (kind == "particle"), (here | (kind == "particle")) & large)
+        ]
+        chosen = (score[here & large] >= 0.5).mean()
+        lines.append(f"| {name} | {against[0]} | {(here & large).sum()} | {chosen:.3f} | {against[1]} |")
     lines += ["", "| probability given | classes | share of particles |", "|---|---|---|"]
     for low in np.arange(0, 1, 0.2):
         here = (score >= low) & (score < low + 0.2 + 1e-9)

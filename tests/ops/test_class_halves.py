@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.average2d import compute_ring_index, make_soft_circle
-from vitreous.ops.class_halves import HalfSums, add_images, average_halves, make_empty_sums, measure_resolution
-from vitreous.ops.fourier import irfft2, rfft2
+from vitreous.ops.class_halves import (
+    HalfSums,
+    add_images,
+    average_halves,
+    make_class_mask,
+    make_empty_sums,
+    measure_resolution,
+    split_power,
+)
+from vitreous.ops.fourier import compute_radial_mean, irfft2, rfft2
 
 N = 64
 MASK = make_soft_circle(N, 22.0, 4.0)
@@ -121,6 +129,37 @@ def test_noise_has_no_resolution(n_images: int) -> None:
     # The search begins at ring 3, of some ten coefficients under this mask: chance takes one in ten classes a ring further.
     assert float(ring.median()) < 3
     assert float(ring.quantile(0.9)) < 5
+
+
+def test_power_is_split_between_the_average_and_the_rest() -> None:
+    rng = np.random.default_rng(9)
+    picture, other = draw_smooth(rng, 2)
+    n, sigma, gain = 400, 0.2, 0.7
+    # Half of the images show one picture more, the others as much less: that is left.
+    sign = torch.tensor([1.0, -1.0]).repeat(n // 2)
+    noise = torch.from_numpy(rng.normal(0, sigma, (n, N, N))).float()
+    images = gain * (picture + sign[:, None, None] * other) + noise
+    ctf = torch.full((n, N, N // 2 + 1), gain)
+    zero, half = torch.zeros(n, dtype=torch.long), torch.arange(n) // 2 % 2
+    sums = add_images(make_empty_sums(1, N), images, ctf, half, zero, torch.zeros(n), torch.zeros(n, 2))
+    explained, left = split_power(sums)
+
+    def measure(image: Tensor) -> Tensor:
+        return compute_radial_mean(rfft2(image).abs().square(), (N, N))[1:12]
+
+    assert torch.allclose(explained[0, 1:12], gain**2 * measure(picture), rtol=0.05, atol=0.01 * sigma**2 * N * N)
+    expected = gain**2 * measure(other) + sigma**2 * N * N
+    assert torch.allclose(left[0, 1:12], expected, rtol=0.05)
+    assert torch.allclose(left[0, 20:30], torch.full((10,), sigma**2 * N * N), rtol=0.03)
+
+
+def test_the_class_mask_holds_the_particle_and_falls_slowly() -> None:
+    mask = make_class_mask(N, 15.0)
+    line = mask[N // 2, N // 2 :]
+    assert line[:16].tolist() == [1.0] * 16
+    assert float(line[18]) == pytest.approx(0.5, abs=1e-6)
+    assert float(line[21]) == 0
+    assert torch.allclose(mask, mask.T)
 
 
 def test_an_empty_half_shows_nothing() -> None:

@@ -145,6 +145,20 @@ def test_measures_of_each_class(tables: Place) -> None:
     assert classes["view_score"][:2].is_between(0.05, 0.8).all()
 
 
+def test_a_rare_view_is_kept(tables: Place) -> None:
+    root, found = tables
+    n_rare = 15
+    rare = {f"side{i}" for i in range(n_rare)}
+    particles = found["particles"].filter((pl.col("class_id") != 2) | pl.col("particle_id").is_in(rare))
+    # Rows without a class are neither.
+    particles = pl.concat([particles, found["particles"].filter(pl.col("class_id").is_null())])
+    n_particles = pl.when(pl.col("class_id") == 2).then(n_rare).otherwise("n_particles").alias("n_particles")
+    saved = run((root, {**found, "particles": particles, "classes": found["classes"].with_columns(n_particles)}))
+    assert saved.tables["classes"]["selected"].to_list() == [True, True, False, False]
+    kept = saved.tables["particles"].filter(pl.col("class_id") == 2)
+    assert (kept.height, set(kept["label"])) == (n_rare, {"positive"})
+
+
 def test_people_have_the_last_word(tables: Place) -> None:
     decisions = (decide("1", "reject"), decide("3", "reject"), decide("3", "accept"))
     saved = run(tables, *decisions)

@@ -241,7 +241,7 @@ CLASSES = Table(
         Column("view_score", F, "1 less the highest correlation with another selected class, over turn, mirror, shift"),
         Column("score", F, "probability that it shows particles, 0 to 1"),
         Column("selected", B, "whether it shows particles; null before selection"),
-        Column("reason", S, "why it is not selected: resolution, strength, off-centre, shape, surroundings or expert"),
+        Column("reason", S, "why it is not selected: resolution, strength, mixed, off-centre, shape, surroundings or expert"),
     ),
 )
 

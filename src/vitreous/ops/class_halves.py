@@ -15,13 +15,23 @@ from vitreous.ops.average2d import (
     compute_ring_index,
     divide_by_ctf,
     find_resolution_ring,
+    make_soft_circle,
     run_single_threaded,
     sum_turned_back,
 )
 from vitreous.ops.fourier import compute_radial_mean, irfft2, rfft2
 from vitreous.ops.resolution import compute_corrected_fsc
 
-__all__ = ["ClassResolution", "HalfSums", "add_images", "average_halves", "make_empty_sums", "measure_resolution"]
+__all__ = [
+    "ClassResolution",
+    "HalfSums",
+    "add_images",
+    "average_halves",
+    "make_class_mask",
+    "make_empty_sums",
+    "measure_resolution",
+    "split_power",
+]
 
 _BATCH = 256
 _RANDOM_FROM = 0.8
@@ -30,6 +40,7 @@ _LIMIT = 0.143
 _FEW_IMAGES = 200
 _SMOOTH_RINGS = 3
 _FIRST_RING = 3
+_MASK_EDGE = 0.4
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,15 @@ def average_halves(sums: HalfSums) -> tuple[Tensor, Tensor]:
     return halves, irfft2(total, shape)
 
 
+def make_class_mask(n_px: int, radius_px: float, device: torch.device | str = "cpu") -> Tensor:
+    """Return the mask under which averages of particles within the radius are measured, `(N, N)`.
+
+    Its edge is wide, 0.4 of the radius: random phases leak through a narrow one far more than detail does, and correcting for
+    them would take real detail away.
+    """
+    return make_soft_circle(n_px, radius_px, _MASK_EDGE * radius_px, device)
+
+
 @dataclass(frozen=True)
 class ClassResolution:
     """What detail of each class is real."""
@@ -175,20 +195,30 @@ def _smooth_rings(values: Tensor) -> Tensor:
     return torch.nn.functional.conv1d(padded, kernel)[:, 0]
 
 
+def split_power(sums: HalfSums) -> tuple[Tensor, Tensor]:
+    """Return the power of one image that its class's average explains, and what is left of it, `(K, rings)` each.
+
+    Of n images x_i of CTF c_i, sum |x_i|² - |sum c_i x_i|² / sum c_i² is n - 1 times what is left: noise, and what sets single
+    images apart (Penczek 2002, doi:10.1006/jsbi.2002.4447, with the CTF as weight). What is explained is on average free of
+    noise, and may be negative.
+    """
+    shape = (sums.n_px, sums.n_px)
+    ctf_power = sums.ctf_power.sum(dim=0).clamp_min(1e-6)
+    shared = compute_radial_mean(compute_power(sums.spectra.sum(dim=0)), shape) / ctf_power
+    n_images = sums.n_images.sum(dim=0)[:, None]
+    left = (sums.image_power.sum(dim=0) - shared) / (n_images - 1).clamp_min(1)
+    return (shared - left) / n_images.clamp_min(1), left
+
+
 def _compute_ssnr(sums: HalfSums, halves: Tensor, mask: Tensor) -> Tensor:
     """Return signal over noise: the power that the masked halves share, over the noise that the images' scatter leaves.
 
-    Of n images x_i of CTF c_i, sum |x_i|² - |sum c_i x_i|² / sum c_i² is n - 1 times the noise of one; the average's is that over
-    sum c_i² (Penczek 2002, doi:10.1006/jsbi.2002.4447, with the CTF as weight). The mask passes its mean square of it.
+    The noise of the average is that of one image over sum c_i²; the mask passes its mean square of it.
     """
-    n_px = sums.n_px
     first, second = rfft2(halves * mask)
-    shared = compute_radial_mean(first.real * second.real + first.imag * second.imag, (n_px, n_px))
-    ctf_power = sums.ctf_power.sum(dim=0).clamp_min(1e-6)
-    explained = compute_radial_mean(compute_power(sums.spectra.sum(dim=0)), (n_px, n_px)) / ctf_power
-    n_images = sums.n_images.sum(dim=0)[:, None]
-    noise = (sums.image_power.sum(dim=0) - explained) / (n_images - 1).clamp_min(1)
-    passed = noise.clamp_min(1e-12) / ctf_power * mask.square().mean()
+    shared = compute_radial_mean(first.real * second.real + first.imag * second.imag, (sums.n_px, sums.n_px))
+    left = split_power(sums)[1]
+    passed = left.clamp_min(1e-12) / sums.ctf_power.sum(dim=0).clamp_min(1e-6) * mask.square().mean()
     return _smooth_rings(shared) / _smooth_rings(passed)
 
 
@@ -200,7 +230,7 @@ def measure_resolution(sums: HalfSums, halves: Tensor, mask: Tensor, seed: int =
     sums, halves
         Of `add_images` and `average_halves`.
     mask
-        `(N, N)`: where the particle may be.
+        `(N, N)`: where the particle may be; of `make_class_mask` as a rule.
     seed
         Of the random phases.
 

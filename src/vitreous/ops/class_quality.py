@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.ops.average2d import compute_mass_centre, compute_ring_index, make_soft_circle
+from vitreous.ops.average2d import compute_mass_centre, compute_ring_index
 from vitreous.ops.boosting import BoostedTrees, explain_trees, predict_logit
-from vitreous.ops.class_halves import ClassResolution, HalfSums
+from vitreous.ops.class_halves import ClassResolution, HalfSums, make_class_mask, split_power
 from vitreous.ops.fourier import compute_radial_mean, irfft2, rfft2
 
 __all__ = ["FEATURES", "REASONS", "compute_class_features", "find_reasons", "score_classes"]
@@ -27,6 +27,8 @@ _RIM = 0.1
 _TYPICAL_QUANTILE = 0.7
 _SHARP = 0.6
 _MOST_CYCLES = 10.0
+_MOST_SCATTER, _UNEVEN = 2.0, 0.1
+_ASIDE = 0.2
 
 FEATURES = {
     "detail": "resolution",
@@ -36,12 +38,18 @@ FEATURES = {
     "fine_power": "resolution",
     "signal": "strength",
     "signal_relative": "strength",
+    "coarse_expected": "strength",
+    "fine_expected": "mixed",
+    "correlation_expected": "mixed",
+    "scatter": "mixed",
     "offset": "off-centre",
     "solidity": "shape",
     "contact": "shape",
     "area": "shape",
     "outline": "shape",
     "round": "shape",
+    "round_relative": "mixed",
+    "area_relative": "shape",
     "ramp": "shape",
     "dark": "shape",
     "profile": "shape",
@@ -52,6 +60,8 @@ FEATURES = {
 detail: ln of cycles per diameter that are resolved, 10 at most; detail_relative: less the typical; correlation_a_b: mean ring
 correlation at a to b cycles per diameter; fine_power: ln of shared power at 2 to 5 cycles over that at 0.5 to 2; signal: ln
 of 1 + signal over noise of the average, summed over coefficients; signal_relative: that of one image, over the typical;
+explained_coarse, explained_fine: ln of the power of one image that its class explains, at 0.5 to 2 and at 2 to 5 cycles, over
+the typical; scatter: what is left of one image's power less the typical, over the typical explained, at 0.5 to 5 cycles;
 offset: of the centre of mass, in diameters; solidity: share of the bright area in its largest piece; contact: share of the
 mask's rim that is bright; area: ln of the bright area over that of the particle's circle; outline: length of its outline over
 that of a circle of its area; round: share of variance that turning leaves; ramp: share of variance of a slope; dark: depth of
@@ -63,11 +73,11 @@ REASONS = tuple(dict.fromkeys(FEATURES.values()))
 """What a class can fail by."""
 
 
-def _find_typical(values: Floats, weights: Floats) -> float:
+def _find_quantile(values: Floats, weights: Floats, share: float) -> float:
     """Return the value that the given share of the weight does not exceed."""
     order = values.argsort(kind="stable")
     cumulative = weights[order].cumsum() / weights.sum()
-    return float(values[order][min(int((cumulative < _TYPICAL_QUANTILE).sum()), len(values) - 1)])
+    return float(values[order][min(int((cumulative < share).sum()), len(values) - 1)])
 
 
 def _filter_averages(averages: Tensor, correlation: Tensor, diameter_px: float) -> Tensor:
@@ -99,9 +109,8 @@ def _measure_images(smooth: Tensor, diameter_px: float, mask_radius_px: float) -
     offset = torch.arange(n_px, device=smooth.device) - n_px // 2
     y, x = torch.meshgrid(offset.float(), offset.float(), indexing="ij")
     radius = torch.hypot(y, x)
-    mask = make_soft_circle(n_px, mask_radius_px, 2.0, smooth.device)
-    masked = smooth * mask
     inside = radius <= mask_radius_px
+    masked = smooth * inside
     top = masked[:, inside].quantile(0.99, dim=1).clamp_min(1e-9)
     rim = ((radius > (1 - _RIM) * mask_radius_px) & inside).cpu().numpy()
     bright = ((masked > _LEVEL * top[:, None, None]) & inside).cpu().numpy()
@@ -138,6 +147,47 @@ def _mean_between(curves: Floats, cycles: Floats, low: float, high: float) -> Fl
     return np.asarray(curves[:, chosen].mean(axis=1)) if chosen.any() else np.zeros(len(curves))
 
 
+def _compare_signal(ssnr: Floats, n_images: Floats, cycles: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return signal less what so many images of the typical class would give.
+
+    Where a class has too few images to show any detail, none is expected.
+    """
+    one = ssnr / n_images[:, None].clip(1)
+    expected = n_images[:, None] * np.array([_find_quantile(ring, weights, 0.5) for ring in one.T]).clip(0)
+    known = ssnr.clip(0)
+    n_coefficients = math.pi * np.arange(len(cycles))
+
+    def compare(low: float, high: float) -> Floats:
+        here = (cycles >= low) & (cycles < high)
+        # The root of their number is how far chance takes the sum over coefficients of noise.
+        chance = math.sqrt(max(float(n_coefficients[here].sum()), 1.0))
+        sums = [curves[:, here] @ n_coefficients[here] for curves in (known, expected)]
+        return np.asarray(np.log((sums[0] + chance) / (sums[1] + chance)))
+
+    return {
+        "coarse_expected": compare(0.5, 2),
+        "fine_expected": compare(2, 5),
+        "correlation_expected": _mean_between(known / (known + 2) - expected / (expected + 2), cycles, 2, 5),
+    }
+
+
+def _compare_scatter(sums: HalfSums, cycles: Floats, weights: Floats) -> Floats:
+    """Return what a class's average leaves of its images, less what the typical class leaves, over what that explains.
+
+    Images of one classification have much the same noise and, where they show the molecule, much the same power: the average of
+    views that do not belong together leaves more, that of faint images does not.
+    """
+    explained, left = (part.double().cpu().numpy() for part in split_power(sums))
+    # A piece of ice has a hundred times the power of a particle: no mean is typical.
+    typical, noise = (
+        np.array([_find_quantile(ring, weights, 0.5) for ring in part.T]).clip(1e-12) for part in (explained, left)
+    )
+    # As many coefficients as the ring is long, each as telling as its signal is over its noise.
+    weight = np.arange(len(cycles)) * typical / noise**2 * ((cycles >= 0.5) & (cycles < 5))
+    scatter = (left - noise) @ weight / max(float((typical + _UNEVEN * noise) @ weight), 1e-12)
+    return np.asarray(scatter.clip(-_MOST_SCATTER, _MOST_SCATTER))
+
+
 def compute_class_features(
     sums: HalfSums,
     averages: tuple[Tensor, Tensor],
@@ -172,7 +222,7 @@ def compute_class_features(
     rings = np.arange(correlation.shape[1])
     cycles = rings * diameter_px / n_px
     detail = np.log(np.minimum(resolution.ring.double().cpu().numpy() * diameter_px / n_px, _MOST_CYCLES))
-    first, second = rfft2(halves * make_soft_circle(n_px, mask_radius_px, 2.0, halves.device))
+    first, second = rfft2(halves * make_class_mask(n_px, mask_radius_px, halves.device))
     shared = compute_radial_mean(first.real * second.real + first.imag * second.imag, (n_px, n_px))
     power = np.maximum(shared.double().cpu().numpy(), 0) * rings
     fine, coarse = _mean_between(power, cycles, 2, 5), _mean_between(power, cycles, 0.5, 2)
@@ -180,11 +230,15 @@ def compute_class_features(
         :, (cycles > 0.5) & (cycles < _CYCLES)
     ].sum(axis=1)
     per_image = np.log((signal + 1) / np.maximum(n_images, 1))
-    typical = _find_typical(detail, n_images)
+    typical = _find_quantile(detail, n_images, _TYPICAL_QUANTILE)
     sharp = n_images * (detail > typical + math.log(_SHARP))
     mean_profile = found["_profile"].T @ sharp
     profile = found.pop("_profile") @ mean_profile / max(float(np.linalg.norm(mean_profile)), 1e-9)
+    found |= _compare_signal(resolution.ssnr.double().cpu().numpy(), n_images, cycles, sharp)
     found |= {
+        "scatter": _compare_scatter(sums, cycles, sharp),
+        "round_relative": found["round"] - _find_quantile(found["round"], sharp, 0.5),
+        "area_relative": found["area"] - _find_quantile(found["area"], sharp, 0.5),
         "detail": detail,
         "detail_relative": detail - typical,
         "correlation_2_4": _mean_between(correlation, cycles, 2, 4),
@@ -204,5 +258,11 @@ def score_classes(trees: BoostedTrees, features: Floats) -> Floats:
 
 def find_reasons(trees: BoostedTrees, features: Floats) -> list[str]:
     """Return what tells most against each class, one of `REASONS`."""
-    names = list(FEATURES.values())
-    return [names[int(worst)] for worst in explain_trees(trees, features).argmin(axis=1)]
+    names, reasons = list(FEATURES), list(FEATURES.values())
+    told = explain_trees(trees, features)
+    offset, around = names.index("offset"), names.index("round")
+    # What lies aside is not round about the centre, whatever its shape.
+    aside = features[:, offset] > _ASIDE
+    told[aside, offset] += told[aside, around]
+    told[aside, around] = 0
+    return [reasons[int(worst)] for worst in told.argmin(axis=1)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitreous.ops.average2d import compute_ring_index, make_soft_circle
 from vitreous.ops.class_halves import HalfSums
 from vitreous.ops.ctf import compute_ctf_1d
-from vitreous.ops.fourier import rfft2
+from vitreous.ops.fourier import compute_radial_mean, rfft2
 from vitreous.simulate.particles import compute_rotations, draw_orientations
 
 __all__ = ["JUNK", "Beads", "ClassSet", "draw_beads", "make_beads", "simulate_classes"]
@@ -28,6 +28,8 @@ JUNK = ("noise", "ice", "crystal", "edge", "aggregate", "mixed", "aside", "dirt"
 that do not belong together; a particle beside the centre; something small."""
 
 _MOST_DRAWN = 10
+_MOST_MIXED = 40
+_MOST_TRIES, _MOST_ALIKE = 4, 0.35
 _N_BEADS = 500
 _CTF_DRAWS = 40
 
@@ -99,28 +101,36 @@ class _Painter:
         self.y, self.x = np.meshgrid(self._line, self._line, indexing="ij")
 
     def draw_views(self, angles_deg: Floats, shifts_px: Floats) -> Floats:
-        """Return the mean of the projections at (rot, tilt, psi) `(m, 3)`, each shifted by (x, y) `(m, 2)`."""
+        """Return projections `(m, N, N)` at (rot, tilt, psi) `(m, 3)`, each shifted by (x, y) `(m, 2)`."""
         sigma = self._beads.sigma * self._diameter_px
         rotations = compute_rotations(angles_deg)[:, :2]
-        places = np.einsum("mij,nj->mni", rotations, self._beads.positions) * self._diameter_px + shifts_px[:, None]
-        x, y = places.reshape(-1, 2).T.astype(np.float32)
-        line = self._line.astype(np.float32)
-        across = np.exp(-((line[:, None] - x) ** 2) / np.float32(2 * sigma**2))
-        down = np.exp(-((line[:, None] - y) ** 2) / np.float32(2 * sigma**2))
-        return np.asarray(down @ across.T, dtype=np.float64) / len(angles_deg)
+        places = np.einsum("mij,nj->min", rotations, self._beads.positions) * self._diameter_px + shifts_px[..., None]
+        x, y = places.swapaxes(0, 1)[:, :, None].astype(np.float32)
+        line = self._line.astype(np.float32)[:, None]
+        across = np.exp(-((line - x) ** 2) / np.float32(2 * sigma**2))
+        down = np.exp(-((line - y) ** 2) / np.float32(2 * sigma**2))
+        return np.asarray(down @ across.swapaxes(1, 2), dtype=np.float64)
 
-    def draw_class(self, n: int, errors: tuple[float, float, float], centre: tuple[float, float] = (0, 0)) -> Floats:
-        """Return one average of a view: spread of the view and of the angle in the plane (degrees), of the shift (px)."""
-        view = draw_orientations(1, self._rng)
-        return np.stack([self._draw_half(n, view, errors, centre) for _ in range(2)])
-
-    def _draw_half(
-        self, n: int, view: Floats, errors: tuple[float, float, float], centre: tuple[float, float]
-    ) -> Floats:
-        m = int(np.clip(n // 2, 1, _MOST_DRAWN))
+    def draw_class(
+        self,
+        n: int,
+        errors: tuple[float, float, float],
+        centre: tuple[float, float] = (0, 0),
+        n_views: int = 1,
+        most_drawn: int = _MOST_DRAWN,
+    ) -> "_Signal":
+        """Draw what n images show: spread of a view and of the angle in the plane (degrees), of the shift (px)."""
+        views = draw_orientations(n_views, self._rng)
+        m = int(np.clip(n // 2, 2, most_drawn))
         spread, turn, shift = errors
-        angles = view + self._rng.normal(size=(m, 3)) * np.array([spread, spread, turn])
-        return self.draw_views(angles, self._rng.normal(0, shift, (m, 2)) + np.array(centre))
+        halves, scatter = [], []
+        for _ in range(2):
+            chosen = views[np.arange(m) % n_views]
+            angles = chosen + self._rng.normal(size=(m, 3)) * np.array([spread, spread, turn])
+            drawn = self.draw_views(angles, self._rng.normal(0, shift, (m, 2)) + np.array(centre))
+            halves.append(drawn.mean(axis=0))
+            scatter.append(_measure_power(drawn - halves[-1]).sum(axis=0) / (m - 1))
+        return _Signal(np.stack(halves), np.stack(scatter))
 
     def draw_blob(self, radius_px: float, edge_px: float, centre: tuple[float, float], roughness: float) -> Floats:
         """Return a disc of an uneven outline."""
@@ -135,6 +145,34 @@ class _Painter:
     def draw_noise(self, smooth_px: float) -> Floats:
         """Return smooth noise of deviation 1."""
         return _smooth(self._rng.normal(size=(self._n_px, self._n_px)), smooth_px)
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """What the images of a class show."""
+
+    halves: Floats
+    """`(2, N, N)`: mean of the images of each half."""
+    scatter: Floats
+    """`(2, rings)`: mean power of what single images show beyond that."""
+
+    def add(self, other: "_Signal", factor: float = 1.0) -> "_Signal":
+        return _Signal(self.halves + factor * other.halves, self.scatter + factor**2 * other.scatter)
+
+
+def _measure_power(images: Floats) -> Floats:
+    """Return the mean power of the rings of images `(..., N, N)`: `(..., N // 2 + 1)`."""
+    spectra = rfft2(torch.from_numpy(images))
+    return compute_radial_mean(spectra.abs().square(), (images.shape[-2], images.shape[-1])).numpy()
+
+
+def _measure_likeness(signal: _Signal, diameter_px: float) -> float:
+    """Return the share of the images' power at 2 to 5 cycles per diameter that their mean has: most where views are alike."""
+    power, n_px = _measure_power(signal.halves), signal.halves.shape[-1]
+    rings = np.arange(power.shape[-1])
+    weight = rings * ((rings >= 2 * n_px / diameter_px) & (rings < 5 * n_px / diameter_px))
+    shown = float((power @ weight).sum())
+    return shown / (shown + float((signal.scatter @ weight).sum()))
 
 
 def _smooth(image: Floats, sigma_px: float) -> Floats:
@@ -155,41 +193,48 @@ class _Scale:
     errors: tuple[float, float, float]
 
 
-def _draw_particle(painter: _Painter, scale: _Scale, n: int, rng: np.random.Generator) -> Floats:
+def _draw_particle(painter: _Painter, scale: _Scale, n: int, rng: np.random.Generator) -> _Signal:
     worse = rng.choice([1.0, 1.7, 2.5], p=[0.7, 0.2, 0.1])
     spread, turn, shift = (error * worse for error in scale.errors)
     aside = rng.normal(0, 0.03 * scale.diameter_px, 2)
-    halves = painter.draw_class(n, (spread, turn, shift), (float(aside[0]), float(aside[1])))
+    signal = painter.draw_class(n, (spread, turn, shift), (float(aside[0]), float(aside[1])))
     if rng.random() < 0.25:
         # Crowded: a neighbour stands out of the mask, smeared over many places.
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 1.25) * scale.diameter_px
         there = (float(distance * np.cos(angle)), float(distance * np.sin(angle)))
-        halves = halves + rng.uniform(0.1, 0.5) * painter.draw_class(n, (60, 60, 0.15 * scale.diameter_px), there)
-    return halves
+        neighbour = painter.draw_class(n, (60, 60, 0.15 * scale.diameter_px), there)
+        signal = signal.add(neighbour, rng.uniform(0.1, 0.5))
+    return signal
 
 
-def _draw_junk(kind: str, painter: _Painter, scale: _Scale, n: int, rng: np.random.Generator) -> Floats:
-    """Return the signal of a class of junk for each half, `(2, N, N)`, in the units of `_draw_particle`."""
+def _draw_junk(kind: str, painter: _Painter, scale: _Scale, n: int, rng: np.random.Generator) -> _Signal:
+    """Return what the images of a class of junk show, in the units of `_draw_particle`."""
     d = scale.diameter_px
     spread, turn, shift = scale.errors
     angle = rng.uniform(0, 2 * np.pi)
     towards = np.array([np.cos(angle), np.sin(angle)])
     if kind == "mixed":
-        # Views of all directions, or turned by anything: what is left has no detail.
-        return painter.draw_class(max(n, 2 * _MOST_DRAWN), (120.0, 120.0, rng.uniform(0.04, 0.12) * d))
+        # Views of all directions, turned by anything; or a few that were taken for one: what is left has little detail.
+        if rng.random() < 0.5:
+            return painter.draw_class(n, (120.0, 120.0, rng.uniform(0.04, 0.12) * d), most_drawn=_MOST_MIXED)
+        errors = (1.5 * spread, 1.5 * turn, rng.uniform(1.0, 3.0) * shift)
+        for _ in range(_MOST_TRIES):
+            signal = painter.draw_class(n, errors, n_views=int(rng.integers(3, 7)), most_drawn=_MOST_MIXED)
+            if _measure_likeness(signal, d) < _MOST_ALIKE:
+                break
+        return signal
     if kind == "aside":
         x, y = towards * rng.uniform(0.42, 0.75) * d
         return painter.draw_class(n, (2 * spread, 2 * turn, 2 * shift), (x, y))
     if kind == "aggregate":
         first = rng.uniform(0.4, 0.62) * d * towards
-        halves = painter.draw_class(n, (2 * spread, 2 * turn, 3 * shift), (float(first[0]), float(first[1])))
+        signal = painter.draw_class(n, (2 * spread, 2 * turn, 3 * shift), (float(first[0]), float(first[1])))
         for _ in range(int(rng.integers(1, 4))):
             angle += rng.uniform(0.3, 0.7) * np.pi
             other = rng.uniform(0.4, 0.75) * d * np.array([np.cos(angle), np.sin(angle)])
-            halves = halves + painter.draw_class(
-                n, (rng.choice([2.0, 10.0]) * spread, rng.choice([2.0, 10.0]) * turn, 4 * shift), (other[0], other[1])
-            )
-        return halves
+            errors = (rng.choice([2.0, 10.0]) * spread, rng.choice([2.0, 10.0]) * turn, 4 * shift)
+            signal = signal.add(painter.draw_class(n, errors, (other[0], other[1])))
+        return signal
     if kind == "edge":
         across = (painter.x * towards[0] + painter.y * towards[1]) - rng.uniform(-0.35, 0.35) * d
         image = (
@@ -210,16 +255,20 @@ def _draw_junk(kind: str, painter: _Painter, scale: _Scale, n: int, rng: np.rand
         x, y = towards * rng.uniform(0, 0.3) * d
         image = painter.draw_blob(rng.uniform(0.08, 0.22) * d, rng.uniform(0.03, 0.1) * d, (x, y), 0.2)
     strength = rng.choice([rng.uniform(0.3, 1.5), rng.uniform(1.5, 6.0)])
-    reference = painter.draw_class(8, (0, 0, 0))[0]
+    reference = painter.draw_class(8, (0, 0, 0)).halves[0]
     inside = np.hypot(painter.x, painter.y) < d / 2
-    return np.repeat((image / image[inside].std() * reference[inside].std() * strength)[None], 2, axis=0)
+    halves = np.repeat((image / image[inside].std() * reference[inside].std() * strength)[None], 2, axis=0)
+    # No two edges or pieces of ice are alike.
+    return _Signal(halves, rng.uniform(0, 1.5) * _measure_power(halves))
 
 
 def _draw_reference(painter: _Painter, scale: _Scale, cycles: float, rng: np.random.Generator) -> Floats:
     """Return what noise was aligned to, of unit norm: blurred to where the halves share their references."""
     d = scale.diameter_px
     image = (
-        painter.draw_class(2, (0, 0, 0))[0] if rng.random() < 0.4 else painter.draw_noise(rng.uniform(0.05, 0.2) * d)
+        painter.draw_class(2, (0, 0, 0)).halves[0]
+        if rng.random() < 0.4
+        else painter.draw_noise(rng.uniform(0.05, 0.2) * d)
     )
     circle = make_soft_circle(len(painter.x), scale.mask_radius_px, 0.1 * d).numpy()
     k = np.hypot(np.fft.fftfreq(len(painter.x))[:, None], np.fft.rfftfreq(len(painter.x))) * d
@@ -267,7 +316,7 @@ def simulate_classes(
     """
     scale = _draw_scale(n_px, rng)
     painter = _Painter(beads, n_px, scale.diameter_px, rng)
-    typical = np.stack([painter.draw_views(view[None], np.zeros((1, 2))) for view in draw_orientations(12, rng)])
+    typical = painter.draw_views(draw_orientations(12, rng), np.zeros((12, 2)))
     inside = np.hypot(painter.x, painter.y) < scale.diameter_px / 2
     unit = scale.contrast / typical[:, inside].std(axis=1).mean()
     pixel = math.exp(rng.uniform(math.log(80), math.log(350))) / scale.diameter_px
@@ -275,29 +324,27 @@ def simulate_classes(
     shared_cycles = rng.uniform(1.5, 5.0)
     ring = compute_ring_index(n_px).clamp_max(n_px // 2)
     rings = torch.arange(n_px // 2 + 1)
-    colour = (1 + rng.uniform(0, 3) * torch.exp(-rings / (rng.uniform(0.5, 3) * n_px / scale.diameter_px))).double()
+    fall = torch.exp(-rings / (rng.uniform(0.5, 3) * n_px / scale.diameter_px)).double()
+    colour, uneven = 1 + rng.uniform(0, 3) * fall, rng.uniform(0.01, 0.08)
     count = np.exp(rng.uniform(math.log(8), math.log(most_images), len(kinds))).astype(int)
     spectra, ctf_power, image_power, n_images = [], [], [], []
     for kind, n in zip(kinds, count, strict=True):
-        if kind == "particle":
-            signal = unit * _draw_particle(painter, scale, int(n), rng)
-        elif kind != "noise":
-            signal = unit * _draw_junk(kind, painter, scale, int(n), rng)
-        else:
-            signal = np.zeros((2, n_px, n_px))
+        signal = _draw_signal(kind, painter, scale, int(n), rng)
         # Every image is turned to where its noise looks most like the reference; only noise has nothing better to go by.
         gain = rng.uniform(2.0, 4.5) if kind == "noise" else rng.uniform(0.3, 1.5)
-        signal = signal + gain * _draw_reference(painter, scale, shared_cycles, rng)
-        parts = [n - n // 2, n // 2]
-        clean = rfft2(torch.from_numpy(signal - signal.mean(axis=(1, 2), keepdims=True)))
+        mean = unit * signal.halves + gain * _draw_reference(painter, scale, shared_cycles, rng)
+        parts = torch.tensor([n - n // 2, n // 2])
+        clean = rfft2(torch.from_numpy(mean - mean.mean(axis=(1, 2), keepdims=True)))
         power = torch.stack([_sum_ctf_power(n_px, pixel, int(m), defocus, rng) for m in parts])
+        # Ice is not everywhere as thick.
+        level = colour * (1 + rng.normal(0, uneven)) * (1 + rng.normal(0, uneven) * fall)
         noise = rfft2(torch.from_numpy(rng.normal(size=(2, n_px, n_px))))
-        spectra.append(clean * power[:, ring] + noise * (power * colour).sqrt()[:, ring])
+        spectra.append(clean * power[:, ring] + noise * (power * level).sqrt()[:, ring])
         ctf_power.append(power)
-        signal_power = _mean_over_rings(clean.abs().square(), ring)
-        # The scatter of n images is known to one part in the root of the number of their coefficients: as if it were exact.
-        image_power.append(signal_power * power + n_px**2 * colour * torch.tensor(parts)[:, None])
-        n_images.append(torch.tensor(parts))
+        explained = compute_radial_mean(spectra[-1].abs().square(), (n_px, n_px)) / power.clamp_min(1e-6)
+        left = _draw_scatter(n_px**2 * level, parts - 1, ring, rng) + unit**2 * torch.from_numpy(signal.scatter) * power
+        image_power.append(explained + left)
+        n_images.append(parts)
     return ClassSet(
         sums=HalfSums(
             spectra=torch.stack(spectra, dim=1).to(torch.complex64),
@@ -311,7 +358,17 @@ def simulate_classes(
     )
 
 
-def _mean_over_rings(values: Tensor, ring: Tensor) -> Tensor:
-    n_rings = values.shape[-2] // 2 + 1
-    sums = torch.zeros(len(values), n_rings, dtype=values.dtype).index_add_(1, ring.flatten(), values.flatten(1))
-    return sums / torch.bincount(ring.flatten(), minlength=n_rings).clamp_min(1)
+def _draw_signal(kind: str, painter: _Painter, scale: _Scale, n: int, rng: np.random.Generator) -> _Signal:
+    if kind == "particle":
+        return _draw_particle(painter, scale, n, rng)
+    if kind != "noise":
+        return _draw_junk(kind, painter, scale, n, rng)
+    n_px = len(painter.x)
+    return _Signal(np.zeros((2, n_px, n_px)), rng.uniform(0, 0.5) * painter.draw_class(2, (90, 90, 0)).scatter)
+
+
+def _draw_scatter(power: Tensor, degrees: Tensor, ring: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return the sum of squares of noise of a power per ring, of some degrees of freedom per coefficient of each half."""
+    n_coefficients = torch.bincount(ring.flatten(), minlength=len(power))
+    shape = (degrees[:, None] * n_coefficients).clamp_min(1).numpy()
+    return power * degrees[:, None] * torch.from_numpy(rng.gamma(shape) / shape)

@@ -19,9 +19,15 @@ from vitreous.io.stacks import read_averages, read_particle_images
 from vitreous.io.trees import read_trees
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
-from vitreous.ops.average2d import make_soft_circle
 from vitreous.ops.boosting import BoostedTrees
-from vitreous.ops.class_halves import HalfSums, add_images, average_halves, make_empty_sums, measure_resolution
+from vitreous.ops.class_halves import (
+    HalfSums,
+    add_images,
+    average_halves,
+    make_class_mask,
+    make_empty_sums,
+    measure_resolution,
+)
 from vitreous.ops.class_matching import compare_averages
 from vitreous.ops.class_quality import FEATURES, compute_class_features, find_reasons, score_classes
 from vitreous.stages.images import compute_particle_ctf
@@ -32,7 +38,6 @@ _MOSTLY_REJECTED = 0.5
 _IMAGES_AT_ONCE = 2000
 _MODEL = "class_model.json"
 _MAX_SHIFT = 0.1
-_EDGE, _WIDE_EDGE = 0.1, 0.4
 _LEAST_IN_HALF = 2
 
 
@@ -111,13 +116,9 @@ def _compute(loaded: _Loaded, params: Select2dParams, progress: Progress) -> _Me
     pixel, n_px = loaded.pixel_size_angstrom, loaded.averages.shape[-1]
     diameter = loaded.diameter_angstrom / pixel
     radius = min(params.mask_factor * diameter / 2, 0.47 * n_px)
-    mask = make_soft_circle(n_px, radius, max(3.0, _EDGE * radius), loaded.averages.device)
     averages = average_halves(loaded.sums)
+    mask = make_class_mask(n_px, radius, loaded.averages.device)
     resolution = measure_resolution(loaded.sums, averages[0], mask)
-    # Random phases leak through a narrow edge far more than detail does, and would take real detail away; the model, though,
-    # learned from what such a mask leaves.
-    wide = make_soft_circle(n_px, radius, _WIDE_EDGE * radius, loaded.averages.device)
-    stated = measure_resolution(loaded.sums, averages[0], wide)
     features = compute_class_features(loaded.sums, averages, resolution, diameter, radius)
     score = score_classes(loaded.trees, features)
     # Of what has no images in a half there is nothing to be told.
@@ -129,7 +130,7 @@ def _compute(loaded: _Loaded, params: Select2dParams, progress: Progress) -> _Me
             reason if known else "strength"
             for reason, known in zip(find_reasons(loaded.trees, features), told, strict=True)
         ],
-        resolution_angstrom=n_px * pixel / stated.ring.double().cpu().numpy(),
+        resolution_angstrom=n_px * pixel / resolution.ring.double().cpu().numpy(),
         likeness=matched.correlation.double().cpu().numpy(),
     )
 
@@ -217,7 +218,7 @@ def _save(result: _Measured, inputs: Inputs, params: Select2dParams, folder: Run
 
 STAGE = DatasetStage(
     name="select2d",
-    version="5",
+    version="6",
     summary="Choose the 2D classes that show particles; particles of the others become negatives.",
     params=Select2dParams,
     needs=("particles", "micrographs", "classes"),
