@@ -252,6 +252,18 @@ def _draw(match: _Match, one: Classification, other: Classification) -> bytes:
         ]
         return ", ".join(words)
 
+    def show_alone(side: int, number: int) -> MatchedClasses:
+        row = (one, other)[side].averages.table.row(places[side][number], named=True)
+        image, caption = (
+            match.images[side][places[side][number]].numpy(),
+            describe(number, row["n_particles"], row["resolution_angstrom"]),
+        )
+        return (
+            MatchedClasses(image, None, caption, "", None)
+            if side == 0
+            else MatchedClasses(None, image, "", caption, None)
+        )
+
     drawn = []
     for pair in match.comparison.pairs:
         i, j = places[0][pair.first], places[1][pair.second]
@@ -270,6 +282,8 @@ def _draw(match: _Match, one: Classification, other: Classification) -> bytes:
                 pair.correlation,
             )
         )
+    drawn += [show_alone(0, number) for number in match.comparison.only_first]
+    drawn += [show_alone(1, number) for number in match.comparison.only_second]
     return plot_matched_classes(one.name, other.name, drawn)
 
 

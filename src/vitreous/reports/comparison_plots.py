@@ -77,17 +77,20 @@ def plot_agreement(radii_px: Sequence[float], f1: Mapping[str, Sequence[tuple[fl
 
 @dataclass(frozen=True)
 class MatchedClasses:
-    """Two averages `(y, x)` of one view, the second laid over the first, a line on each, and their correlation."""
+    """Two averages `(y, x)` of one view, the second laid over the first, a line on each, and their correlation.
 
-    first: NDArray[np.float32]
-    second: NDArray[np.float32]
+    Where a view has no partner, that is None, and so is the correlation.
+    """
+
+    first: NDArray[np.float32] | None
+    second: NDArray[np.float32] | None
     first_caption: str
     second_caption: str
-    correlation: float
+    correlation: float | None
 
 
 def plot_matched_classes(first: str, second: str, matches: Sequence[MatchedClasses]) -> bytes:
-    """Draw matched class averages, those of `first` above those of `second`, as the paper's Figs. 13 and 14."""
+    """Draw class averages, those of `first` above those of `second` that they match, as the paper's Figs. 13 and 14."""
     columns = min(_MATCHES_IN_ROW, max(1, len(matches)))
     rows = max(1, -(-len(matches) // columns))
     figure = Figure(figsize=(1.4 * columns + 0.5, 3.5 * rows), layout="constrained")
@@ -99,14 +102,16 @@ def plot_matched_classes(first: str, second: str, matches: Sequence[MatchedClass
         upper, lower = grid[2 * (k // columns), k % columns], grid[2 * (k // columns) + 1, k % columns]
         for axes, image in ((upper, match.first), (lower, match.second)):
             axes.set_visible(True)
+            if image is None:
+                axes.set_frame_on(False)
+                continue
             low, high = np.percentile(image, (0.5, 99.8))
             axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="upper")
         upper.set_title(match.first_caption, fontsize=8)
         lower.set_title(match.second_caption, fontsize=8)
-        lower.set_xlabel(f"correlation {match.correlation:.2f}", fontsize=8)
+        alike = "no partner" if match.correlation is None else f"correlation {match.correlation:.2f}"
+        lower.set_xlabel(alike, fontsize=8)
         if k % columns == 0:
             upper.set_ylabel(first, fontsize=9)
             lower.set_ylabel(second, fontsize=9)
-    if not matches:
-        figure.suptitle(f"no class of {first} shows a view that {second} has too", fontsize=9)
     return render_png(figure)
