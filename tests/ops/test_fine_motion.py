@@ -136,7 +136,7 @@ def test_places_that_move_are_told_from_those_that_do_not(is_local: bool) -> Non
         torch.zeros(n, *tiles, 2, dtype=torch.float64),
         torch.zeros(n, 2),
         PIXEL_SIZE,
-        LocalMotionSettings(patch_angstrom=190.0, frames_per_interval=4.0),
+        LocalMotionSettings(patch_angstrom=190.0, early_frames=2.5),
     )
     assert rms(found.shifts_px, torch.zeros(n, 2)) < 0.05
     if not is_local:

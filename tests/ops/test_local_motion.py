@@ -9,7 +9,7 @@ from vitreous.ops.fourier import compute_frequency_2d, irfft2, rfft2
 from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, estimate_local_motion
 
 PIXEL_SIZE = 3.0
-SETTINGS = LocalMotionSettings(patch_angstrom=300.0, frames_per_interval=5.0)
+SETTINGS = LocalMotionSettings(patch_angstrom=300.0, early_frames=3.0)
 N_FRAMES = 16
 
 
@@ -127,7 +127,7 @@ def test_a_jump_of_20_angstrom() -> None:
 def test_many_frames_of_little_dose() -> None:
     n = 60
     whole = draw_whole(n)
-    settings = LocalMotionSettings(300.0, 26.0)
+    settings = LocalMotionSettings(300.0, 16.0)
     frames = draw_movie((384, 384), whole, 5.0, signal=0.12, seed=7)
     found = estimate_local_motion(frames, whole, PIXEL_SIZE, settings)
     assert measure(found, (384, 384), whole, 5.0) < 0.6

@@ -26,9 +26,10 @@ __all__ = ["Correction", "CorrectionSettings", "MovieMotion", "correct_movie"]
 _REDUCED_PIXEL_ANGSTROM = 3.0
 _COARSE_PIXEL_ANGSTROM = 9.0
 _DOSE_PER_GROUP = 1.5
-_DOSE_PER_INTERVAL = 8.0
+_EARLY_DOSE, _FEWEST_EARLY = 5.0, 1.8
 _NEAR_DOSE = 6.0
 _MOST_NEAR = 6
+_MOST_ROUNDS, _LONG_STEP_ANGSTROM = 2, 0.4
 _PATTERN_FRAMES = 4
 _MIDDLE_PX = 2560
 _N_RINGS = 2000
@@ -120,8 +121,8 @@ def _choose_group(settings: CorrectionSettings, n_frames: int) -> int:
 
 
 def _choose_local(settings: CorrectionSettings) -> LocalMotionSettings:
-    per_interval = max(3.0, _DOSE_PER_INTERVAL / (settings.dose_per_frame or 1.5))
-    return LocalMotionSettings(settings.patch_angstrom, per_interval)
+    early = max(_FEWEST_EARLY, _EARLY_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP))
+    return LocalMotionSettings(settings.patch_angstrom, early)
 
 
 def _estimate_motion(
@@ -170,6 +171,37 @@ def _describe_motion(found: LocalMotion, size: int, shape: tuple[int, int]) -> M
         local = found.field.evaluate(found.patch_y_px, found.patch_x_px).transpose(0, 1) * size
     y, x = (places * size + (size - 1) / 2 for places in (found.patch_y_px, found.patch_x_px))
     return MovieMotion(found.shifts_px * size, y, x, local, found.field is not None, found.significance, shape)
+
+
+def _refine(
+    frames: Tensor, gain: Tensor, motion: MovieMotion, moved: Tensor, pattern_share: float, settings: CorrectionSettings
+) -> tuple[MovieMotion, Tensor]:
+    """Return the motion measured with all detail, and the displacement of every tile: once more where the first step was long.
+
+    A step is exact where it is short beside the finest detail, and detail is weighted by how much of it frames share, which
+    shows once they lie on each other.
+    """
+    shape = (frames.shape[1], frames.shape[2])
+    near = min(_MOST_NEAR, round(_NEAR_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP)))
+    for _ in range(_MOST_ROUNDS):
+        finer = refine_motion(
+            frames,
+            gain,
+            moved,
+            motion.shifts_px,
+            settings.pixel_size_angstrom,
+            _choose_local(settings) if settings.local else None,
+            n_near=max(1, near),
+            pattern_share=pattern_share,
+        )
+        found = replace(finer, patch_y_px=motion.patch_y_px, patch_x_px=motion.patch_x_px)
+        motion, before = _describe_motion(found, 1, shape), moved
+        moved = _displace_tiles(found.field, motion.shifts_px, 1, shape)
+        step = moved - before
+        length = (step - step.mean(dim=(0, 1, 2))).square().mean().sqrt()
+        if float(length) * settings.pixel_size_angstrom < _LONG_STEP_ANGSTROM:
+            break
+    return motion, moved
 
 
 def _plan_sums(settings: CorrectionSettings, n_frames: int, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -256,20 +288,7 @@ def correct_movie(frames: Tensor, gain: Tensor | None, settings: CorrectionSetti
         motion = _describe_motion(found, size, (ny, nx))
         moved = _displace_tiles(found.field, motion.shifts_px, size, (ny, nx))
         if bool(found.shifts_px.any()):
-            near = min(_MOST_NEAR, round(_NEAR_DOSE / (settings.dose_per_frame or _DOSE_PER_GROUP)))
-            finer = refine_motion(
-                frames,
-                factor,
-                moved,
-                motion.shifts_px,
-                settings.pixel_size_angstrom,
-                _choose_local(settings) if settings.local else None,
-                n_near=max(1, near),
-                pattern_share=share,
-            )
-            found = replace(finer, patch_y_px=motion.patch_y_px, patch_x_px=motion.patch_x_px)
-            motion = _describe_motion(found, 1, (ny, nx))
-            moved = _displace_tiles(found.field, motion.shifts_px, 1, (ny, nx))
+            motion, moved = _refine(frames, factor, motion, moved, share, settings)
         ky, kx = compute_frequency_2d((ny, nx), settings.pixel_size_angstrom, device)
         k = torch.sqrt(ky.square() + kx.square())
         step = float(k.max()) / (_N_RINGS - 1)

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitreous.ops.frame_pairs import TAPER, Band, Pairs, choose_patches, cut_tiles, make_band, tally_pairs
-from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, choose_intervals, make_window
+from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, choose_intervals, choose_times, make_window
 from vitreous.ops.motion import smooth_by_precision
 from vitreous.ops.motion_field import Observations, choose_field
 
 __all__ = ["refine_motion"]
 
-_SMOOTH_RINGS, _NARROW_RINGS = 15, 3
+_SMOOTH_RINGS, _NARROW_RINGS = 31, 1
 _LONGEST_STEP_PX = 1.5
 _PATCH_ANGSTROM = 500.0
 _FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
@@ -207,7 +207,7 @@ def refine_motion(
         fold,
     )
     intervals = choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
-    fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
+    fit = choose_field(observed, choose_times(settings, n), (float(ny), float(nx)), intervals, pixel_size_angstrom)
     if fit.significance < _SIGNIFICANT:
         return LocalMotion(whole, None, fit.significance, centre_y, centre_x)
     # What the field does not explain, all patches together say of the whole frame.

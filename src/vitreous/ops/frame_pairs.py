@@ -19,9 +19,9 @@ __all__ = ["TAPER", "Band", "Pairs", "choose_patches", "cut_tiles", "make_band",
 
 TAPER = 0.06
 """Share of a patch over which its window falls to 0 at each edge."""
-_FINEST_ANGSTROM = 2.5
+_FINEST_ANGSTROM = 3.0
 _FINEST_CYCLES_PER_PX = 0.47
-_N_RINGS = 96
+_N_RINGS = 192
 _FIRST_RING = 2
 _MOST_PIXELS = 2560**2
 """Of all patches together: enough to measure by; they lie apart in a larger frame."""

@@ -13,7 +13,14 @@ from vitreous.ops.fourier import rfft2
 from vitreous.ops.motion import smooth_trajectory
 from vitreous.ops.motion_field import MotionField, Observations, choose_field
 
-__all__ = ["LocalMotion", "LocalMotionSettings", "choose_intervals", "estimate_local_motion", "make_window"]
+__all__ = [
+    "LocalMotion",
+    "LocalMotionSettings",
+    "choose_intervals",
+    "choose_times",
+    "estimate_local_motion",
+    "make_window",
+]
 
 _B_FACTORS = (1500.0, 300.0, 0.0)
 """Å², of the extra weight exp(-B k² / 4) in each step: coarse detail first, which is not lost when the step is long."""
@@ -23,6 +30,7 @@ _SIGNIFICANT = 2.5
 _FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
 _LONGEST_STEP_PX = 2.0
 _NODE_ANGSTROM = 1200.0
+_EARLY_PER_INTERVAL = 0.6
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,8 @@ class LocalMotionSettings:
 
     patch_angstrom: float
     """Side of a patch."""
-    frames_per_interval: float
-    """Duration of an interval of the splines in time."""
+    early_frames: float
+    """Frames after which the specimen moves half as fast as at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +178,18 @@ def choose_intervals(
     settings: LocalMotionSettings, n_frames: int, size_angstrom: tuple[float, float]
 ) -> tuple[int, int, int]:
     """Return into how many intervals the splines divide time, rows and columns."""
-    in_time = max(1, min(5, round(n_frames / settings.frames_per_interval)))
+    in_time = max(1, min(5, round(n_frames * _EARLY_PER_INTERVAL / settings.early_frames)))
     in_y, in_x = (max(1, min(4, round(size / _NODE_ANGSTROM))) for size in size_angstrom)
     return in_time, in_y, in_x
+
+
+def choose_times(settings: LocalMotionSettings, n_frames: int) -> Tensor:
+    """Return the times of the frames, `(n_frames,)` float64 from 0 to 1, in which the specimen moves about evenly.
+
+    That is the logarithm of the exposure: motion slows down like its inverse.
+    """
+    times = torch.log1p(torch.arange(n_frames, dtype=torch.float64) / settings.early_frames)
+    return times / times[-1].clamp_min(1e-9)
 
 
 def estimate_local_motion(
@@ -214,6 +231,7 @@ def estimate_local_motion(
     if n < _FEWEST_FRAMES or len(patches.y) < _FEWEST_PATCHES:
         return LocalMotion(whole, None, 0.0, patches.y, patches.x)
     intervals = choose_intervals(settings, n, (ny * pixel_size_angstrom, nx * pixel_size_angstrom))
+    times = choose_times(settings, n)
     moved, local = whole, still
     for b_factor in _B_FACTORS:
         pull, precision = _measure(patches, moved + local, b_factor)
@@ -226,7 +244,7 @@ def estimate_local_motion(
             torch.diag_embed(precision.transpose(1, 2)),
             patches.fold,
         )
-        fit = choose_field(observed, n, (float(ny), float(nx)), intervals)
+        fit = choose_field(observed, times, (float(ny), float(nx)), intervals, pixel_size_angstrom)
         found = fit.field.evaluate(patches.y, patches.x).transpose(0, 1)
         # What the field does not explain, all patches together say of the whole frame.
         moved = _step_whole(moved, pull - precision * (found - local), precision)

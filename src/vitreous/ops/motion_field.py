@@ -1,24 +1,36 @@
 """A displacement that varies smoothly over the image and in time: cubic splines, fitted to measurements in patches.
 
-The field is a tensor product of cubic B-splines in time, rows and columns, held smooth by penalties (P-splines, Eilers & Marx
-1996, doi:10.1214/ss/1038425655). How smooth is decided by how well one half of the patches predicts the other.
+The field is a tensor product of cubic B-splines in time, rows and columns. What is likely before anything is measured is a
+Gaussian process, as of the motion of particles in Zivanov, Nakane & Scheres (2019, doi:10.1107/S205225251801463X): the velocities
+of near places are alike, and so are those of near times. How far "near" reaches and how fast places move is decided by how well
+one half of the patches predicts the other and by how likely all measurements are.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from torch import Tensor
 
 __all__ = ["FieldFit", "MotionField", "Observations", "choose_field", "make_basis"]
 
 _DEGREE = 3
-_TIME_STRENGTHS = (1e3, 1e2, 1e1, 1.0, 1e-1)
-_SPACE_STRENGTHS = (1e1, 1.0, 1e-1, 1e-2)
-_CONCESSION = 2.0
-"""Evidence that a smoother field may lack of the best: less is chance."""
-_EARLY_SHARE = 4.0
+_REACHES_ANGSTROM = (1000.0, 2000.0, 4000.0)
+"""Over which the motion of places is alike."""
+_PERSISTENCE = 1.0
+"""How long a velocity lasts, as a share of the movie."""
+_AMPLITUDES_ANGSTROM = (0.3, 1.0, 3.0, 10.0)
+"""Of the motion over the whole movie, were the velocity to last."""
+_NUGGET = 1e-3
+"""Share of the variance that has nothing to do with places and times near by."""
+
+
+def _make_knots(low: float, high: float, n_intervals: int) -> NDArray[np.float64]:
+    return np.concatenate([[low] * _DEGREE, np.linspace(low, high, n_intervals + 1), [high] * _DEGREE])
 
 
 def make_basis(positions: Tensor, low: float, high: float, n_intervals: int) -> Tensor:
@@ -26,8 +38,7 @@ def make_basis(positions: Tensor, low: float, high: float, n_intervals: int) -> 
 
     Positions outside are taken to the border.
     """
-    inner = np.linspace(low, high, n_intervals + 1)
-    knots = np.concatenate([[low] * _DEGREE, inner, [high] * _DEGREE])
+    knots = _make_knots(low, high, n_intervals)
     inside = np.clip(positions.double().cpu().numpy(), low, high)
     return torch.from_numpy(BSpline.design_matrix(inside, knots, _DEGREE).toarray())
 
@@ -40,22 +51,21 @@ class MotionField:
     ----------
     coefficients
         `(n_t, n_y, n_x, 2)` float64, displacement as (y, x).
-    n_frames
-        Frames of the movie.
+    times
+        Of the frames, `(n_frames,)` from 0 to 1.
     height, width
         Of the image, in the unit of the positions; displacements are in the same unit.
     """
 
     coefficients: Tensor
-    n_frames: int
+    times: Tensor
     height: float
     width: float
 
     def _make_bases(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         in_time, in_y, in_x = (size - _DEGREE for size in self.coefficients.shape[:3])
-        frames = torch.arange(self.n_frames, dtype=torch.float64)
         return (
-            make_basis(frames, 0, max(self.n_frames - 1, 1), in_time),
+            make_basis(self.times, 0, 1, in_time),
             make_basis(y, 0, self.height, in_y),
             make_basis(x, 0, self.width, in_x),
         )
@@ -114,23 +124,61 @@ class FieldFit:
     significance: float
 
 
-def _make_penalties(n_t: int, n_y: int, n_x: int) -> tuple[Tensor, Tensor]:
-    """Return the matrices of roughness in time and in space; the first quarter of the time may be rougher."""
-    second = torch.diff(torch.eye(n_t, dtype=torch.float64), n=2, dim=0)
-    rise = ((torch.arange(n_t - 2) + 0.5) * (_EARLY_SHARE / n_t)).clamp_max(1)
-    second = second * rise[:, None]
-    along_y, along_x = (torch.diff(torch.eye(n, dtype=torch.float64), n=1, dim=0) for n in (n_y, n_x))
-    one_t, one_y, one_x = (torch.eye(n, dtype=torch.float64) for n in (n_t, n_y, n_x))
-    in_time = torch.kron(second.T @ second, torch.kron(one_y, one_x))
-    in_space = torch.kron(one_t, torch.kron(along_y.T @ along_y, one_x) + torch.kron(one_y, along_x.T @ along_x))
-    return in_time, in_space
+def _place_coefficients(low: float, high: float, n_intervals: int) -> Tensor:
+    """Return where each coefficient of the splines acts: the mean of its inner knots (Greville)."""
+    knots = torch.from_numpy(_make_knots(low, high, n_intervals))
+    return knots.unfold(0, _DEGREE, 1)[1:-1].mean(dim=1)
 
 
-def _solve(normal: Tensor, pull: Tensor, penalty: Tensor) -> Tensor:
-    """Return the coefficients `(2, n)` of normal matrices `(2, n, n)` and pulls `(2, n)`."""
-    ridge = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None] + 1e-30
-    factor = torch.linalg.cholesky(normal + penalty + ridge * torch.eye(normal.shape[-1]))
-    return torch.cholesky_solve(pull[..., None], factor)[..., 0]
+@dataclass(frozen=True)
+class _Prior:
+    """What is likely before anything is measured.
+
+    Attributes
+    ----------
+    precision
+        Inverse covariance of the coefficients of one coordinate, `(n, n)`.
+    log_determinant
+        Of that.
+    """
+
+    precision: Tensor
+    log_determinant: float
+
+
+def _list_priors(size: tuple[float, float], intervals: tuple[int, int, int], unit_angstrom: float) -> Iterator[_Prior]:
+    """Give priors of displacements in units of so many Å.
+
+    Notes
+    -----
+    The covariance is the product of one in space, exp(-d² / 2 reach²), and one in time: of the integral of a velocity whose
+    correlation is exp(-|t - t'| / persistence), and of a constant as large, for what is common to all frames is not known.
+    """
+    t = _place_coefficients(0, 1, intervals[0])
+    y, x = (_place_coefficients(0, length, count) for length, count in zip(size, intervals[1:], strict=True))
+    faded = torch.exp(-t / _PERSISTENCE)
+    moved = faded[:, None] + faded - torch.exp(-(t[:, None] - t).abs() / _PERSISTENCE) - 1
+    in_time = 1 + 2 * _PERSISTENCE * torch.minimum(t[:, None], t) + _PERSISTENCE**2 * moved
+    in_time += _NUGGET * torch.eye(len(t))
+    for reach in _REACHES_ANGSTROM:
+        along_y, along_x = (
+            torch.exp(-((axis[:, None] - axis) * unit_angstrom / reach).square() / 2) for axis in (y, x)
+        )
+        in_space = torch.kron(along_y, along_x)
+        in_space += _NUGGET * torch.eye(len(in_space))
+        precision = torch.kron(torch.linalg.inv(in_time), torch.linalg.inv(in_space))
+        log_volume = float(len(in_space) * torch.logdet(in_time) + len(in_time) * torch.logdet(in_space))
+        for amplitude in _AMPLITUDES_ANGSTROM:
+            scale = (unit_angstrom / amplitude) ** 2
+            yield _Prior(precision * scale, len(precision) * math.log(scale) - log_volume)
+
+
+def _solve(normal: Tensor, pull: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coefficients `(2, n)` of normal matrices `(2, n, n)` and pulls `(2, n)`, and the factors `(2, n, n)`."""
+    # What no measurement tells must not follow rounding errors.
+    ridge = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None] * torch.eye(normal.shape[-1])
+    factor = torch.linalg.cholesky(normal + precision + ridge)
+    return torch.cholesky_solve(pull[..., None], factor)[..., 0], factor
 
 
 def _sum_up(observed: Observations, chosen: Tensor, in_time: Tensor, in_space: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +201,11 @@ def _sum_up(observed: Observations, chosen: Tensor, in_time: Tensor, in_space: T
 
 
 def choose_field(
-    observed: Observations, n_frames: int, size: tuple[float, float], intervals: tuple[int, int, int]
+    observed: Observations,
+    times: Tensor,
+    size: tuple[float, float],
+    intervals: tuple[int, int, int],
+    unit_angstrom: float,
 ) -> FieldFit:
     """Fit a field to what was measured in patches, as smooth as held-out patches say.
 
@@ -161,12 +213,14 @@ def choose_field(
     ----------
     observed
         In the patches.
-    n_frames
-        Frames of the movie.
+    times
+        Of the frames, `(n_frames,)` from 0 to 1, such that motion is about as fast all the time.
     size
         Height and width of the image, in the unit of the positions.
     intervals
         Of the splines in time, rows and columns.
+    unit_angstrom
+        The unit of positions and displacements.
 
     Notes
     -----
@@ -175,30 +229,34 @@ def choose_field(
     the motion of the whole frame, whose errors all patches share. Fields fitted to one half of the patches are judged by the
     evidence of the other half. Where nothing moves, d is independent of the u of the other half, and the sum of d L u has the
     variance u L u; exchanging the halves gives nearly the same sum again.
+
+    With few patches many priors do as well in that, and which does best is chance. What decides is the sum with the logarithm of
+    the marginal likelihood, which sees all patches at once, but trusts in their errors being as said.
     """
     n_t, n_y, n_x = (count + _DEGREE for count in intervals)
-    in_time = make_basis(torch.arange(n_frames, dtype=torch.float64), 0, max(n_frames - 1, 1), intervals[0])
+    in_time = make_basis(times, 0, 1, intervals[0])
     along_y = make_basis(observed.y, 0, size[0], intervals[1])
     along_x = make_basis(observed.x, 0, size[1], intervals[2])
     in_space = torch.einsum("py,px->pyx", along_y, along_x).flatten(1)
     everyone = torch.ones_like(observed.fold, dtype=torch.bool)
     halves = (observed.fold == 0, observed.fold == 1, everyone)
     normals, pulls = zip(*(_sum_up(observed, half, in_time, in_space) for half in halves), strict=True)
-    rough_time, rough_space = _make_penalties(n_t, n_y, n_x)
-    scale = normals[2].diagonal(dim1=-2, dim2=-1).mean()
-    tried = list[tuple[float, float, Tensor]]()
-    for time_strength in _TIME_STRENGTHS:
-        for space_strength in _SPACE_STRENGTHS:
-            penalty = scale * (time_strength * rough_time + space_strength * rough_space)
-            agreement, expected = 0.0, 0.0
-            for fold in range(2):
-                moved = _solve(normals[fold], pulls[fold], penalty / 2)
-                agreement += float((pulls[1 - fold] * moved).sum())
-                expected += float(torch.einsum("cn,cnm,cm->", moved, normals[1 - fold], moved))
+    best, significance, chosen = -math.inf, 0.0, torch.zeros_like(pulls[2])
+    for prior in _list_priors(size, intervals, unit_angstrom):
+        agreement, expected = 0.0, 0.0
+        for fold in range(2):
+            # Half of the measurements and half of the precision: as smooth as the field of all.
+            moved, _ = _solve(normals[fold], pulls[fold], prior.precision / 2)
+            agreement += float((pulls[1 - fold] * moved).sum())
+            expected += float(torch.einsum("cn,cnm,cm->", moved, normals[1 - fold], moved))
+        coefficients, factor = _solve(normals[2], pulls[2], prior.precision)
+        log_likelihood = float((pulls[2] * coefficients).sum()) / 2 + prior.log_determinant
+        log_likelihood -= float(factor.diagonal(dim1=-2, dim2=-1).log().sum())
+        score = agreement - expected / 2 + log_likelihood
+        if score > best:
+            best, chosen = score, coefficients
             significance = agreement / (2 * expected) ** 0.5 if expected > 0 else 0.0
-            tried.append((agreement - expected / 2, significance, penalty))
-    most = max(evidence for evidence, _, _ in tried)
-    # The strengths come smoothest first.
-    _, significance, chosen = next(trial for trial in tried if trial[0] >= most - _CONCESSION)
-    coefficients = _solve(normals[2], pulls[2], chosen)
-    return FieldFit(MotionField(coefficients.T.reshape(n_t, n_y, n_x, 2), n_frames, *size), significance)
+    # What all places have in common is motion of the whole frame.
+    field = chosen.T.reshape(n_t, n_y * n_x, 2)
+    field = field - torch.einsum("s,tsc->tc", in_space.mean(dim=0), field)[:, None]
+    return FieldFit(MotionField(field.reshape(n_t, n_y, n_x, 2), times, *size), significance)
