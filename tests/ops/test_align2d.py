@@ -195,6 +195,14 @@ def test_junk_goes_to_classes_of_its_own() -> None:
     assert max(share) > 0.9
 
 
+def test_no_view_is_left_without_a_class() -> None:
+    truth = simulate(320, 5, seed=5)
+    result = classify(truth, 7)
+    found = [np.bincount(truth.number[result.class_index.numpy() == k]).argmax() for k in range(len(result.averages))]
+    assert set(found) == set(range(5))
+    assert measure_errors(result, truth)[0] > 0.93
+
+
 def test_empty_classes_are_left_out() -> None:
     truth = simulate(40, 1, seed=4, snr=2.0)
     result = classify(truth, 12, n_iterations=5)

@@ -88,11 +88,24 @@ def test_a_duplicate_is_no_loss_and_an_only_class_is() -> None:
 
 
 def test_what_gains_most_takes_the_place_of_what_is_needed_least() -> None:
-    losses = torch.tensor([50.0, 0.0, 1000.0, 10.0, 30.0])
-    assert choose_splits({2: 200.0, 0: 100.0, 4: 2.0}, losses, 2) == [(2, 1), (0, 3)]
-    assert choose_splits({2: 200.0, 0: 100.0}, losses, 1) == [(2, 1)]
-    assert choose_splits({2: 4.0, 0: -3.0}, losses, 2) == []
-    assert choose_splits({1: 20.0}, losses, 2) == [(1, 3)]
+    sums = Sums.make(GRID, 5)
+    sums.weight += 10
+    sums.loss += torch.tensor([50.0, 0.0, 1000.0, 10.0, 30.0])
+    assert choose_splits({2: 200.0, 0: 100.0, 4: 2.0}, sums, 2) == [(2, 1), (0, 3)]
+    assert choose_splits({2: 200.0, 0: 100.0}, sums, 1) == [(2, 1)]
+    assert choose_splits({2: 4.0, 0: -3.0}, sums, 2) == [(2, 1)]
+    assert choose_splits({1: 20.0}, sums, 2) == [(1, 3)]
+    sums.loss += 2
+    assert choose_splits({2: 4.0, 0: -3.0}, sums, 2) == []
+
+
+def test_of_two_classes_alike_one_stays() -> None:
+    sums = Sums.make(GRID, 4)
+    sums.weight += 10
+    sums.loss += torch.tensor([10 * math.log(2), 10 * math.log(2), 500, 500])
+    assert choose_splits({2: 200.0, 3: 100.0}, sums, 2) == [(2, 0), (3, 1)]
+    sums.transfer[0, 1] = sums.transfer[1, 0] = 10
+    assert choose_splits({2: 200.0, 3: 100.0}, sums, 2) == [(2, 0)]
 
 
 def test_parted_sums_make_both_averages() -> None:

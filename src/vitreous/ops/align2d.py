@@ -22,7 +22,7 @@ from vitreous.ops.average2d import (
 from vitreous.ops.harmonic2d import Poses, Search, Sums, compare_images, make_shifts
 from vitreous.ops.maximise2d import Maximiser, Model, blend_sums, move_classes, total_sums
 from vitreous.ops.prepare2d import ClassificationSettings, choose_grid, prepare_images, start_references
-from vitreous.ops.split2d import align_members, choose_splits, compute_losses, find_split, split_classes
+from vitreous.ops.split2d import align_members, choose_splits, find_split, split_classes
 
 __all__ = ["Alignment", "ClassificationSettings", "classify_images"]
 
@@ -238,26 +238,37 @@ class _Classifier:
             average = self.model.average[:, : grid.n_even, k, : grid.n_rings]
             splits[k] = find_split(self.data, chosen, half, aligned, average, precision, grid, self.generator)
             gains[k] = splits[k].gain * len(members) / len(chosen)
-        pairs = choose_splits(gains, compute_losses(total_sums(new)), max(1, n_classes // 4))
+        pairs = choose_splits(gains, total_sums(new), max(1, n_classes // 4))
         if pairs:
             self.folds = split_classes(self.folds, pairs, splits)
             self.model = self.maximiser.maximise(self.folds, strict=False)
 
     def recentre(self) -> None:
-        """Move classes to their mass centres, and the offsets of their images with them."""
+        """Move classes to their mass centres where that brings their images nearer to the centres of their boxes.
+
+        Noise makes mass, and images that it draws away would be lost at the limit of the shifts.
+        """
+        number, n_classes = self.number, self.settings.n_classes
+        angle, (y, x) = torch.deg2rad(self.angle), self.offset.T
+        turned_back = torch.stack([angle.cos() * y - angle.sin() * x, angle.sin() * y + angle.cos() * x], dim=1)
+        seen = (self.located >= 0).float()
+        total = torch.zeros(n_classes, 2).index_add_(0, number, turned_back * seen[:, None])
+        mean = total / torch.zeros(n_classes).index_add_(0, number, seen).clamp_min(1)[:, None]
         shift = -self.maximiser.find_centres(self.model.average)
-        length = shift.norm(dim=1, keepdim=True)
-        # The centre of what is seen scatters, and whatever moves must settle anew.
-        shift *= (length > _LEAST_MOVE_PX) * (self.settings.max_shift_px / length.clamp_min(1e-6)).clamp_max(1)
+        nearer = 2 * (shift * mean).sum(dim=1) > shift.square().sum(dim=1)
+        shift *= (nearer & (shift.norm(dim=1) > _LEAST_MOVE_PX))[:, None]
         self.folds = move_classes(self.folds, shift, self.grid)
-        # An image shows the average turned, then shifted: the old average is the new one moved by minus the shift.
-        angle, (y, x) = torch.deg2rad(self.angle), shift[self.number].T
-        moved = torch.stack([angle.sin() * x + angle.cos() * y, angle.cos() * x - angle.sin() * y], dim=1)
-        seen = self.located >= 0
-        self.offset[seen] -= moved[seen]
+        self.move_offsets(shift)
         length = self.offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
         self.offset *= (self.settings.max_shift_px / length).clamp_max(1)
         self.model = self.maximiser.maximise(self.folds, strict=False)
+
+    def move_offsets(self, shift_px: Tensor) -> None:
+        """Let the offsets be from averages moved by shifts `(K, 2)`."""
+        # An image shows the average turned, then shifted: the old average is the new one moved by minus the shift.
+        angle, (y, x) = torch.deg2rad(self.angle), shift_px[self.number].T
+        moved = torch.stack([angle.sin() * x + angle.cos() * y, angle.cos() * x - angle.sin() * y], dim=1)
+        self.offset[self.located >= 0] -= moved[self.located >= 0]
 
 
 def classify_images(
@@ -308,6 +319,7 @@ def classify_images(
     everything = torch.arange(len(images))
     precision = state.passed / state.residual.clamp_min(1e-20)
     poses = state.place(everything, _FINAL_STEP_PX, precision, 1.0, None)
+    state.move_offsets(-state.maximiser.find_centres(state.model.average))
     probability, n_effective = torch.empty(2, len(images))
     probability[poses.class_index], n_effective[poses.class_index] = poses.probability, poses.n_effective
     number = torch.unique(state.number, return_inverse=True)[1]

@@ -21,7 +21,8 @@ _N_POWER_STEPS, _N_ROUNDS = 8, 4
 _LEAST_PART = 0.05
 _CHANGE_SHARE = 0.3
 _LEAST_CHANGE = 1e-4
-_MARGIN = 5.0
+_MARGIN, _NO_LOSS = 5.0, 1.0
+_STAND_IN_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,25 @@ def compute_losses(sums: Sums) -> Tensor:
     return sums.loss - gained.fill_diagonal_(0).sum(dim=1)
 
 
-def choose_splits(gains: dict[int, float], losses: Tensor, most: int) -> list[tuple[int, int]]:
-    """Return up to `most` pairs (class to part, class to give up), no class in two, that gain more than they lose."""
+def choose_splits(gains: dict[int, float], sums: Sums, most: int) -> list[tuple[int, int]]:
+    """Return up to `most` pairs (class to part, class to give up), no class in two, that gain more than they lose.
+
+    A class that nothing needs is given up in any case: the gain is a low bound, for half a class shows little of its parts.
+    Classes that stand in for each other are not given up together.
+    """
+    losses = compute_losses(sums)
+    stands_in = sums.transfer > _STAND_IN_SHARE * sums.weight[:, None]
+    stands_in = stands_in | stands_in.T
     cheapest: list[int] = losses.argsort(stable=True).tolist()
     pairs: list[tuple[int, int]] = []
     for parted in sorted(gains, key=lambda k: -gains[k]):
         taken = {k for pair in pairs for k in pair}
-        free = [k for k in cheapest if k not in taken and k != parted]
+        given_up = [pair[1] for pair in pairs]
+        free = [k for k in cheapest if k not in taken and k != parted and not stands_in[k, given_up].any()]
         if parted in taken or not free or len(pairs) == most:
             continue
-        if gains[parted] > float(losses[free[0]]) + _MARGIN:
+        loss = float(losses[free[0]])
+        if loss < _NO_LOSS or gains[parted] > loss + _MARGIN:
             pairs.append((parted, free[0]))
     return pairs
 
