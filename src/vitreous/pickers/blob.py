@@ -44,7 +44,9 @@ _BOX_DISCS, _DISC_PX = 3.0, 16
 """Side of the windows that show how long particles are, in diameters of the disc that finds them, and pixels across the disc."""
 _N_WINDOWS, _LEAST_WINDOWS = 60, 30
 """Per micrograph at most, and of all together at least."""
-_N_CLASSES, _N_ROUNDS = 6, 15
+_N_CERTAIN, _LEAST_OF_BEST = 10, 0.5
+"""What scores less than this share of the median of so many of the best is taken for noise."""
+_N_CLASSES, _LEAST_PER_CLASS, _N_ROUNDS = 6, 10, 15
 _OUTLIER_SIGMA = 8.0
 
 
@@ -97,6 +99,7 @@ def _cut_windows(image: Tensor, pixel_size_angstrom: float, disc_angstrom: float
     box = 2 * round(_BOX_DISCS * disc_angstrom / pixel_size_angstrom / 2)
     room = np.array([image.shape[1], image.shape[0]]) - box / 2
     usable = (look_up_junk(junk, found.xy_px) == "") & ((found.xy_px > box / 2) & (found.xy_px < room)).all(axis=1)
+    usable &= found.ncc >= _LEAST_OF_BEST * np.median(found.ncc[:_N_CERTAIN])
     out = min(box, round(_BOX_DISCS * _DISC_PX))
     centres = torch.from_numpy(found.xy_px[usable][:_N_WINDOWS]).to(image.device)
     if not len(centres):
@@ -115,7 +118,7 @@ def _measure_extent(
     disc_px = n_px / _BOX_DISCS
     windows = normalise_boxes(windows, 0.4 * n_px)
     settings = ClassificationSettings(
-        n_classes=_N_CLASSES,
+        n_classes=min(_N_CLASSES, len(windows) // _LEAST_PER_CLASS),
         n_iterations=_N_ROUNDS,
         mask_radius_px=0.85 * disc_px,
         max_shift_px=0.3 * disc_px,

@@ -72,7 +72,7 @@ class PickParams(StageParams):
     )
     template_views: int = Field(20, ge=1, le=500, description="projections of a map")
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
-    min_score: float = Field(0.0, ge=-1, le=1, description="correlation below which nothing is a candidate")
+    min_score: float = Field(0.0, ge=-1, le=2, description="`ncc` below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
     find_junk: bool = Field(
         True, description="whether carbon, ice and clumps are looked for, and what lies in them told"
@@ -158,7 +158,8 @@ def _find_range(params: PickParams, samples: Sequence[Tensor], pixel: float) -> 
 
 
 def _describe_estimate(estimate: DiameterEstimate) -> str:
-    said = f"the particle diameter was estimated from the data: {estimate.diameter_angstrom:.0f} Å; give --diameter if you know it"
+    found = estimate.diameter_angstrom
+    said = f"the particle diameter was estimated from the data: {found:.0f} Å; give --diameter if you know it"
     edge, extent = estimate.edge_angstrom, estimate.extent_angstrom
     if extent is not None and abs(extent - edge) > _DIAMETERS_DIFFER * edge:
         said += f" (the mean of the best candidates ends at {edge:.0f} Å, their class averages are {extent:.0f} Å long)"
