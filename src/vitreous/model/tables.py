@@ -178,6 +178,12 @@ PARTICLES = Table(
         Column("annotator", S, "people who picked, moved or refused it, names joined by commas; null: a picker alone"),
         Column("ncc", F, "correlation at the peak, times the local contrast over the usual, at most 2; raw"),
         Column("power", F, "log10 of local power relative to the micrograph's median, raw"),
+        Column(
+            "noise_peaks",
+            F,
+            "expected number of peaks of pure noise in its micrograph with at least its ncc; below two deviations of noise, "
+            "where it means little, that at two; null where the noise was not whitened",
+        ),
         Column("ncc_calibrated", F, "ncc less the trend of micrograph medians with defocus"),
         Column("power_calibrated", F, "power less the trend of micrograph medians with defocus"),
         Column("template", I, "number of the best template"),
@@ -241,7 +247,11 @@ CLASSES = Table(
         Column("view_score", F, "1 less the highest correlation with another selected class, over turn, mirror, shift"),
         Column("score", F, "probability that it shows particles, 0 to 1"),
         Column("selected", B, "whether it shows particles; null before selection"),
-        Column("reason", S, "why it is not selected: resolution, strength, mixed, off-centre, shape, surroundings or expert"),
+        Column(
+            "reason",
+            S,
+            "why it is not selected: resolution, strength, mixed, off-centre, shape, surroundings or expert",
+        ),
     ),
 )
 

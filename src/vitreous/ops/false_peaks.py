@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from vitreous.ops.fourier import compute_frequency_2d, compute_half_weights, rff
 
 __all__ = ["NoiseField", "measure_noise_field"]
 
+_FEW_TURNS = 8
 _LEAST_LEVEL = 2.0
 """Deviations below which the formula of high levels is not good."""
 
@@ -41,8 +43,13 @@ class NoiseField:
     n_turns: int
     """Versions of the template, evenly spread over a full turn."""
 
-    def predict_peaks(self, threshold: NDArray[np.float64], n_px: int) -> NDArray[np.float64]:
+    def predict_peaks(
+        self, threshold: NDArray[np.float64], n_px: int, *, local_deviation: bool = True
+    ) -> NDArray[np.float64]:
         """Return the expected number of peaks with at least each score in an image of `n_px` pixels.
+
+        Scores are over the deviation around each place, or else over one deviation for the whole image; they have no limit then,
+        and the tail is the normal one.
 
         In white noise this is exact to a tenth or so; in strongly coloured noise (few independent values under the mask) it is up
         to a half too much at three deviations and three times too much at three and a half. Scores below two deviations of the
@@ -51,7 +58,10 @@ class NoiseField:
         deviation = math.sqrt(self.variance)
         score = np.maximum(threshold, _LEAST_LEVEL * deviation)
         level = score / deviation
-        tail = np.clip(1 - score**2, 0, None) ** max(0.0, (1 / self.variance - 3) / 2)
+        if local_deviation:
+            tail = np.clip(1 - score**2, 0, None) ** max(0.0, (1 / self.variance - 3) / 2)
+        else:
+            tail = np.exp(-(level**2) / 2)
         flat = self.n_turns * (2 * math.pi) ** -1.5 * level
         solid = self.turn_deviation * (level**2 - 1) / (2 * math.pi)
         per_place = np.minimum(flat, solid) if self.n_turns > 1 else flat
@@ -82,28 +92,30 @@ def measure_noise_field(turned: Tensor, mask: Tensor, power: Tensor, shape: tupl
         raise ValueError(
             f"expected a power spectrum of images of at least {size} pixels, found {shape[0]} x {shape[1]}"
         )
-    masked = turned * mask
+    # A few turns tell of all; interpolation makes them differ a little. Each is followed by its next.
+    some = torch.arange(0, len(turned), -(-len(turned) // _FEW_TURNS), device=turned.device)
+    masked = torch.cat([turned[some], turned[(some + 1) % len(turned)]]) * mask
     masked = masked - masked.sum(dim=(-2, -1), keepdim=True) / mask.sum() * mask
     masked = masked / masked.square().sum(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
     weight = compute_half_weights(shape, turned.device) * power.double()
     # The mean of the image is taken out of it.
     weight[0, 0] = 0.0
-    padded = turned.new_zeros((len(turned), *shape))
+    padded = turned.new_zeros((len(masked), *shape))
     padded[:, :size, :size] = masked
     spectra = rfft2(padded)
     passed = spectra.abs().double().square() * weight
-    total = passed.sum(dim=(-2, -1))
+    total = passed.sum(dim=(-2, -1)).clamp_min(1e-30)
     # By Parseval for a unit template; white noise makes it 1 over the mask's area.
     variance = float(total.mean() / (mask.sum() * weight.sum()))
     ky, kx = (2 * math.pi * k.double() for k in compute_frequency_2d(shape, device=turned.device))
-    # The turns differ in the directions of their gradients; each has the same determinant, that of the first is taken.
     first = passed[0] / total[0]
     yy, xx = float((first * ky.square()).sum()), float((first * kx.square()).sum())
     # The half spectrum holds one of each pair k, -k, whose products are the same.
     yx = float((first * ky * kx).sum())
     turning = 0.0
     if len(turned) > 1:
-        shared = (spectra * spectra.roll(1, 0).conj()).real.double() * weight
-        alike = float((shared.sum(dim=(-2, -1)) / (total * total.roll(1)).sqrt()).mean())
+        n = len(some)
+        shared = ((spectra[:n] * spectra[n:].conj()).real.double() * weight).sum(dim=(-2, -1))
+        alike = float((shared / (total[:n] * total[n:]).sqrt()).mean())
         turning = math.sqrt(max(0.0, 2 * (1 - alike))) / (2 * math.pi / len(turned))
     return NoiseField(variance, math.sqrt(max(0.0, yy * xx - yx**2)), turning, len(turned))

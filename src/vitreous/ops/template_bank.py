@@ -79,10 +79,14 @@ def make_bank(windows: Tensor, mask: Tensor) -> TemplateBank:
     masked = masked / masked.square().sum(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
     if n <= _FEW:
         return TemplateBank(masked, torch.eye(n, device=windows.device), mask)
-    flat = masked.flatten(1)
-    values, vectors = torch.linalg.eigh(flat.T @ flat)
-    basis = vectors[:, _share_left_out(values) > _TAIL].flip(1)
-    return TemplateBank(basis.T.reshape(-1, width, width), flat @ basis, mask)
+    flat, inside = masked.flatten(1), mask.flatten() > 0
+    seen = flat[:, inside]
+    # In single precision the solver can fail: most of the eigenvalues are next to nothing.
+    values, vectors = torch.linalg.eigh((seen.T @ seen).double())
+    kept = vectors[:, _share_left_out(values) > _TAIL].flip(1).to(flat.dtype)
+    basis = flat.new_zeros((kept.shape[1], flat.shape[1]))
+    basis[:, inside] = kept.T
+    return TemplateBank(basis.reshape(-1, width, width), seen @ kept, mask)
 
 
 def _correlate_windows(spectrum: Tensor, shape: tuple[int, int], windows: Tensor, step: int) -> Tensor:

@@ -8,7 +8,7 @@ from vitreous.ops.spectra import compute_tile_spectra
 
 __all__ = ["estimate_noise_amplitude", "expand_amplitude", "whiten"]
 
-_QUIET_SHARE, _LEAST_TILES = 0.3, 8
+_QUIET_SHARE, _LEAST_TILES = 0.3, 3
 """Of the tiles, those with the least power in their coarser half are taken for noise."""
 _FLOOR = 0.05
 """Least amplitude, as a share of the greatest: images that were low-passed hold nothing beyond it to be raised."""

@@ -42,7 +42,7 @@ class Candidates:
     ncc: NDArray[np.float64]
     power: NDArray[np.float64]
     noise_peaks: NDArray[np.float64]
-    """Expected number of peaks of pure noise in the micrograph that correlate as well or better."""
+    """Expected number of peaks of pure noise in the micrograph that score as well or better; not-a-number where unknown."""
     template: NDArray[np.int64]
     psi_deg: NDArray[np.float64]
 
@@ -74,7 +74,9 @@ def _predict_noise_peaks(
     power = expand_amplitude(amplitude, (side, side)).square()
     expected = np.zeros(len(ncc))
     for windows, _ in banks:
-        expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(ncc, n_px)
+        expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(
+            ncc, n_px, local_deviation=False
+        )
     return expected
 
 
@@ -85,6 +87,7 @@ def match_templates(
     banks: Sequence[tuple[Tensor, Tensor]],
     settings: MatchSettings,
     plain: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
@@ -107,6 +110,9 @@ def match_templates(
         How candidates are told apart.
     plain
         The image before its noise was whitened, in which the local power is measured; `image` where it was not.
+    noise
+        Amplitude of the noise of `image`, where known, as `estimate_noise` measures it. Where it is far from white, fewer peaks
+        are predicted than there are.
     """
     pixel = float(pixels_angstrom.mean())
     size = compute_window_size(settings, pixels_angstrom)
@@ -129,12 +135,15 @@ def match_templates(
         relative = deviation / deviation.median()
     power = 2 * torch.log10(relative[y, x])
     ncc = best[y, x].double().cpu().numpy()
+    expected = np.full(len(ncc), np.nan)
+    if noise is not None:
+        expected = _predict_noise_peaks(ncc, image.numel(), noise, banks, mask)
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,
         ncc,
         power.double().cpu().numpy(),
-        _predict_noise_peaks(ncc, image.numel(), estimate_noise(image, settings, pixels_angstrom), banks, mask),
+        expected,
         which[y, x].cpu().numpy(),
         psi[y, x].double().cpu().numpy(),
     )

@@ -74,6 +74,9 @@ class PickParams(StageParams):
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
     min_score: float = Field(0.0, ge=-1, le=2, description="`ncc` below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
+    whiten: bool = Field(
+        True, description="whether micrographs and templates are divided by the amplitude of the noise; with templates"
+    )
     find_junk: bool = Field(
         True, description="whether carbon, ice and clumps are looked for, and what lies in them told"
     )
@@ -294,7 +297,15 @@ def _match(loaded: _Loaded, params: PickParams) -> Candidates:
     if loaded.templates is None:
         return pick_blobs(loaded.image, item.optics.pixel_size_angstrom, torch.tensor(item.profile), settings)
     defocus = None if item.defocus is None else Defocus(*item.defocus)
-    return pick_templates(loaded.image, item.optics, defocus, loaded.templates, settings, params.angle_step_deg)
+    return pick_templates(
+        loaded.image,
+        item.optics,
+        defocus,
+        loaded.templates,
+        settings,
+        params.angle_step_deg,
+        whitened=params.whiten,
+    )
 
 
 def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
@@ -317,6 +328,7 @@ def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
             "picker": ["template" if item.class_numbers else "blob"] * n,
             "ncc": found.ncc,
             "power": found.power,
+            "noise_peaks": pl.Series(found.noise_peaks).fill_nan(None),
             "template": numbers[found.template] if item.class_numbers else pl.Series([None] * n, dtype=pl.Int64),
             "pick_psi_deg": found.psi_deg if item.class_numbers else pl.Series([None] * n, dtype=pl.Float64),
             "contrast": [item.contrast] * n,
@@ -353,7 +365,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="7",
+    version="8",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,
