@@ -59,7 +59,7 @@ def write_command_line() -> str:
         parts.append(f"## `{words}`\n\n```text\n{command.get_help(context)}\n```")
         if isinstance(command, Group):
             for name in command.list_commands(context):
-                describe(command.get_command(context, name), f"{words} {name}")
+                describe(command.resolve_command(context, [name])[1], f"{words} {name}")
 
     describe(app, "vitreous")
     return "\n\n".join(parts)

@@ -7,6 +7,8 @@ not measured stay in it as they were, so that each can have a run of its own.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -39,6 +41,8 @@ N_MOVIES, N_FOR_RELION = 4, 2
 PIXEL_ANGSTROM, DOSE_PER_FRAME = 1.0, 1.25
 DRIFT_ANGSTROM, LOCAL_ANGSTROM = 12.0, 4.0
 CONTRAST = 0.08
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux: linux/prctl.h."""
 OPTICS = {"rlnOpticsGroupName": "og", "rlnOpticsGroup": 1, "rlnMicrographOriginalPixelSize": PIXEL_ANGSTROM}
 OPTICS |= {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
 Floats = NDArray[np.float32]
@@ -135,6 +139,8 @@ def make_movies(folder: Path, size: Size) -> None:
 
 def run(words: Sequence[str | Path], folder: Path) -> Cost:
     """Run a command to its end and measure it with its processes."""
+    # Processes that outlive the command become our children: the one that workers are copies of ends just after it.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # RELION's threads are those of --j; ours are set by the engine.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
@@ -142,9 +148,15 @@ def run(words: Sequence[str | Path], folder: Path) -> Cost:
         process = subprocess.Popen([str(word) for word in words], cwd=folder, stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - started
     if process.returncode:
         sys.exit((folder / "log.txt").read_text())
-    return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    usages = [usage]
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            usages.append(os.wait4(-1, 0)[2])
+    cpu, memory = sum(part.ru_utime + part.ru_stime for part in usages), max(part.ru_maxrss for part in usages)
+    return Cost(wall, cpu, memory * 1024)
 
 
 def make_project(folder: Path, movies: str, gain: Path, n: int) -> Path:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
+from vitreous.cli.main import app
 from vitreous.io.mrc import write_mrc
 
 
@@ -53,6 +55,34 @@ def test_help_lists_every_command() -> None:
         "ctf",
     ):
         assert f"\n  {name} " in done.stdout
+
+
+def test_help_waits_for_no_engine() -> None:
+    """Neither does anything that has no use for it."""
+    script = (
+        "import sys\n"
+        "from vitreous.cli.main import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    print(sorted({'torch', 'numba', 'matplotlib', 'polars'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    for words, needed in ((("--help",), []), (("run", "--help"), ["polars"]), (("evaluate", "--help"), ["polars"])):
+        done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == str(needed)
+
+
+def test_commands_are_what_the_list_says() -> None:
+    context = click.Context(app, info_name="vitreous")
+    for name in app.list_commands(context):
+        listed = app.get_command(context, name)
+        found, command, rest = app.resolve_command(context, [name, "x"])
+        assert listed is not None
+        assert command is not None
+        assert (found, rest) == (name, ["x"])
+        assert command.get_help(click.Context(command, info_name=name)).startswith("Usage: ")
+        assert listed.get_short_help_str(200).endswith(".")
+    assert app.get_command(context, "pikc") is None
 
 
 def test_stage_has_an_option_for_each_parameter() -> None:

@@ -4,8 +4,9 @@ import pytest
 import sqlalchemy as sa
 
 from vitreous.engine import ledger as module
-from vitreous.engine.ledger import ItemOutcome, is_network_path, open_ledger, read_ledger
+from vitreous.engine.ledger import is_network_path, open_ledger, read_ledger
 from vitreous.errors import ProjectError
+from vitreous.model.provenance import ItemOutcome
 
 
 def read_journal(root: Path) -> str:

@@ -39,7 +39,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """The commands above, and one for every stage."""
+    """The commands above, and one for every stage; only the one that is used is imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from vitreous.engine.stages import list_stages
@@ -47,15 +47,29 @@ class _Commands(click.Group):
         return [*_COMMANDS, *list_stages()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from vitreous.cli.stages import StageCommand
-
+        """Return what the list of commands shows of this one."""
         if cmd_name in _COMMANDS:
-            place, summary = _COMMANDS[cmd_name]
-            module, name = place.split(":")
-            command: click.Command = getattr(importlib.import_module(module), name)
-            command.short_help = summary
-            return command
-        return StageCommand(cmd_name) if cmd_name in self.list_commands(ctx) else None
+            return click.Command(cmd_name, short_help=_COMMANDS[cmd_name][1])
+        if cmd_name in self.list_commands(ctx):
+            return click.Command(cmd_name, short_help=f"Run the stage {cmd_name} on the current tables.")
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command itself."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _import_command(str(name)), rest
+
+
+def _import_command(name: str) -> click.Command:
+    if name in _COMMANDS:
+        module, attribute = _COMMANDS[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+    from vitreous.cli.stages import StageCommand
+
+    return StageCommand(name)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -33,7 +33,7 @@ class StageCommand(click.Command):
             _run_stage(stage, **words)
 
         command = project_argument(machine_options(run))
-        super().__init__(stage, callback=run, short_help=f"Run the stage {stage} on the current tables.")
+        super().__init__(stage, callback=run)
         self._shared: Sequence[click.Parameter] = list(reversed(getattr(command, "__click_params__", [])))
         self._complete = False
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from vitreous.engine.ledger import ItemOutcome
 from vitreous.engine.listener import Listener
-from vitreous.model.provenance import RunRecord
+from vitreous.model.provenance import ItemOutcome, RunRecord
 
 __all__ = ["watch"]
 

@@ -1,20 +1,22 @@
 """Who does the work: this process, processes of this machine, or a Dask cluster; all through `concurrent.futures`."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
-from vitreous.engine.ledger import ItemOutcome
 from vitreous.engine.machine import Machine
 from vitreous.engine.work import ItemTask, prepare_worker, run_item
 from vitreous.errors import SettingError
+from vitreous.model.provenance import ItemOutcome
 
 __all__ = ["Crew", "open_crew"]
 
 _IN_FLIGHT_PER_WORKER = 2
+_PRELOADED = ["torch", "numba", "scipy.interpolate"]
+"""What takes seconds to import and starts no thread; a copy of a process with threads, as tables have, can hang."""
 
 
 class _InProcessExecutor(Executor):
@@ -29,11 +31,15 @@ class _InProcessExecutor(Executor):
         return future
 
 
+def _start_server() -> None:
+    """Start the process that workers are copies of, unless it runs, and return at once."""
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
+
+
 def _start_pool(workers: int) -> Executor:
-    # spawn: a forked copy of a process that has started threads can hang.
-    return ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=prepare_worker, initargs=(os.getpid(),)
-    )
+    _start_server()
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=prepare_worker)
 
 
 def _take(future: Future[ItemOutcome], item_id: str) -> ItemOutcome:
@@ -113,8 +119,15 @@ class Crew:
 
 
 @contextmanager
-def open_crew(machine: Machine) -> Iterator[Crew]:
+def open_crew(machine: Machine, *, at_once: bool = False) -> Iterator[Crew]:
     """Yield the crew that `machine` asks for.
+
+    Parameters
+    ----------
+    machine
+        Where and how wide to run.
+    at_once
+        Whether there is work for sure: imports for the workers then begin before the first item is there.
 
     Raises
     ------
@@ -122,6 +135,8 @@ def open_crew(machine: Machine) -> Iterator[Crew]:
         If a scheduler is asked for and Dask is missing or the scheduler does not answer.
     """
     if machine.scheduler is None:
+        if at_once and machine.workers > 1:
+            _start_server()
         crew = Crew(
             _InProcessExecutor if machine.workers <= 1 else lambda: _start_pool(machine.workers), machine.workers
         )

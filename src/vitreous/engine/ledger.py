@@ -10,11 +10,12 @@ from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from vitreous.errors import ProjectError
+from vitreous.model.provenance import ItemOutcome
 
-__all__ = ["ItemOutcome", "Ledger", "is_network_path", "open_ledger", "read_ledger"]
+__all__ = ["Ledger", "is_network_path", "open_ledger", "read_ledger"]
 
 DATABASE_FILE, LOCK_FILE = "project.db", "project.lock"
 
@@ -45,21 +46,6 @@ _HISTORY = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("folder", sa.String, nullable=False),
 )
-
-
-class ItemOutcome(BaseModel):
-    """What became of one item."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    item_id: str
-    done: bool
-    message: str = Field("", description="why it failed")
-    user_can_mend: bool = Field(False, description="whether the failure is something that the user can mend")
-    warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
 
 
 class RunRow(BaseModel):

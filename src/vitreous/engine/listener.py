@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vitreous.engine.ledger import ItemOutcome
-from vitreous.model.provenance import RunRecord
+from vitreous.model.provenance import ItemOutcome, RunRecord
 
 __all__ = ["Listener", "Recorder", "Silence"]
 

@@ -18,7 +18,7 @@ import polars as pl
 from vitreous import __version__
 from vitreous.engine.course import follow_recipe, measure_class_resolution
 from vitreous.engine.executors import Crew, open_crew
-from vitreous.engine.ledger import ItemOutcome, Ledger, open_ledger
+from vitreous.engine.ledger import Ledger, open_ledger
 from vitreous.engine.listener import Listener, Silence
 from vitreous.engine.machine import Machine, limit_threads, measure_peak_memory, reset_peak_memory
 from vitreous.engine.plan import Plan, make_plan, read_inputs
@@ -28,7 +28,7 @@ from vitreous.engine.work import ItemTask, locate_item, read_item_rows
 from vitreous.errors import PersonNeededError, SettingError, StageError, UserError, VitreousError
 from vitreous.io.atomic import write_text
 from vitreous.io.parquet import read_table, write_table
-from vitreous.model.provenance import FailedItem, RecipeStep, RunRecord
+from vitreous.model.provenance import FailedItem, ItemOutcome, RecipeStep, RunRecord
 from vitreous.model.stage import Context, DatasetStage, Inputs, ItemStage, RunFolder, Saved
 from vitreous.model.tables import empty_table
 
@@ -71,7 +71,7 @@ def run_stage(
         If the stage fails as a whole.
     """
     machine = machine or Machine()
-    with open_ledger(project.root) as ledger, open_crew(machine) as crew:
+    with open_ledger(project.root) as ledger, open_crew(machine, at_once=_has_new(project, [stage])) as crew:
         desk = _Desk(project, ledger, crew, machine, listener or Silence())
         return _run(desk, make_plan(project, stage, values, read_current_records(project, ledger)))
 
@@ -115,7 +115,7 @@ def run_recipe(
             raise SettingError(
                 f"--set {stage}.{param}: the recipe has no stage {stage!r}; it is {', '.join(dict.fromkeys(names))}"
             )
-    with open_ledger(project.root) as ledger, open_crew(machine) as crew:
+    with open_ledger(project.root) as ledger, open_crew(machine, at_once=_has_new(project, names, last)) as crew:
         desk = _Desk(project, ledger, crew, machine, listener or Silence())
 
         def run_step(step: RecipeStep, records: Sequence[RunRecord]) -> RunRecord:
@@ -155,6 +155,14 @@ def _parse_until(until: str, names: Sequence[str]) -> tuple[str, int]:
     if which not in {str(i + 1) for i in range(names.count(name))} | ({""} if name in names else set()):
         raise SettingError(f"--until {until}: the recipe has no such run; it is {', '.join(names)}")
     return name, int(which or 1)
+
+
+def _has_new(project: Project, names: Sequence[str], last: tuple[str, int] | None = None) -> bool:
+    """Return whether the project has no run yet of one of these stages, up to the last one."""
+    if last is not None:
+        ends = [i for i, name in enumerate(names, start=1) if name == last[0]]
+        names = names[: ends[last[1] - 1]]
+    return not {record.stage for record in read_done_records(project.root)}.issuperset(names)
 
 
 def _check_decided(plan: Plan) -> None:

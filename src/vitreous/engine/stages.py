@@ -3,9 +3,12 @@
 import importlib
 from functools import cache
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from vitreous.errors import SettingError
-from vitreous.model.stage import DatasetStage, ItemStage, Stage
+
+if TYPE_CHECKING:
+    from vitreous.model.stage import Stage
 
 __all__ = ["list_stages", "load_stage"]
 
@@ -34,7 +37,7 @@ def list_stages() -> list[str]:
 
 
 @cache
-def load_stage(name: str) -> Stage:
+def load_stage(name: str) -> "Stage":
     """Return the stage called `name`, or the one at `package.module:ATTRIBUTE`.
 
     Raises
@@ -42,6 +45,9 @@ def load_stage(name: str) -> Stage:
     SettingError
         If there is none.
     """
+    # The list of commands needs names only.
+    from vitreous.model.stage import DatasetStage, ItemStage
+
     if ":" in name:
         module, attribute = name.split(":", 1)
         stage = getattr(importlib.import_module(module), attribute)

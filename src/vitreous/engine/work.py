@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -12,11 +14,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from vitreous.engine.ledger import ItemOutcome
 from vitreous.engine.machine import limit_threads, measure_peak_memory, reset_peak_memory
 from vitreous.engine.stages import load_stage
 from vitreous.errors import UserError, VitreousError
 from vitreous.io.atomic import open_for_replacement
+from vitreous.model.provenance import ItemOutcome
 from vitreous.model.stage import Context, ItemStage, RunFolder
 from vitreous.model.tables import complete_table
 
@@ -41,15 +43,18 @@ def locate_item(run: Path, item_id: str) -> Path:
     return run / "items" / hashlib.sha256(item_id.encode()).hexdigest()[:32]
 
 
-def _follow_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _follow_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
     os._exit(1)
 
 
-def prepare_worker(parent: int) -> None:
-    """Make a worker process end with its parent, however that ends."""
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+def prepare_worker() -> None:
+    """Make a worker process end with the driver, however that ends, and at once when interrupted from the keyboard."""
+    # An exception would end its item only, and the driver wait for the next.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_follow_driver, daemon=True).start()
 
 
 def _work(stage: ItemStage[Any, Any, Any, Any], task: ItemTask, item_id: str) -> tuple[str, ...]:

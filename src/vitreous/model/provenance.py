@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DEFAULT_RECIPE", "RECIPES", "FailedItem", "Recipe", "RecipeLoop", "RecipeStep", "RunRecord"]
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "FailedItem", "ItemOutcome", "Recipe", "RecipeLoop", "RecipeStep", "RunRecord"]
 
 
 class RecipeStep(BaseModel):
@@ -70,7 +70,9 @@ _BY_HAND = RecipeStep(stage="annotate", params={"min_micrographs": 20})
 
 RECIPES: Mapping[str, Recipe] = {
     "standard": Recipe(steps=(*_MICROGRAPHS, _BLOBS, *_JUDGE, _TEMPLATES, *_JUDGE, *_MAP)),
-    "loop": Recipe(steps=(*_MICROGRAPHS, _FEW_BLOBS, *_JUDGE), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP),
+    "loop": Recipe(
+        steps=(*_MICROGRAPHS, _FEW_BLOBS, *_JUDGE), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP
+    ),
     "by-hand": Recipe(
         steps=(*_MICROGRAPHS, _BY_HAND, *_JUDGE[1:]), loop=RecipeLoop(steps=(_TEMPLATES, *_JUDGE)), after=_MAP
     ),
@@ -79,6 +81,21 @@ RECIPES: Mapping[str, Recipe] = {
 `by-hand` does so from people's picks."""
 
 DEFAULT_RECIPE = RECIPES["standard"]
+
+
+class ItemOutcome(BaseModel):
+    """What became of one item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_id: str
+    done: bool
+    message: str = Field("", description="why it failed")
+    user_can_mend: bool = Field(False, description="whether the failure is something that the user can mend")
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class FailedItem(BaseModel):
