@@ -109,6 +109,15 @@ def test_cuts_are_told_with_what_they_removed(project: Any) -> None:
     assert "4 micrographs" in trend
 
 
+def test_false_peaks_of_noise_are_told_where_they_are_known(project: Any) -> None:
+    root, tables = project
+    assert not any("noise alone" in caption for caption, _ in draw_scores(root, tables, []))
+    # The lowest kept candidate of the four micrographs: 0.6, 1.6, 2.6 and 3.6; a rejected one does not count.
+    peaks = pl.Series([i // 10 + (90.0 if i % 10 > 6 else 0.1 * (i % 10)) for i in range(40)])
+    known = dict(tables) | {"particles": tables["particles"].with_columns(noise_peaks=peaks)}
+    assert "noise alone has about 2.1 peaks in a micrograph" in draw_scores(root, known, [])[0][0]
+
+
 def test_without_scores_or_records(project: Any) -> None:
     root, tables = project
     assert draw_scores(root, {}, []) == []

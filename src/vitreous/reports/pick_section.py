@@ -97,6 +97,16 @@ def _describe_cuts(cuts: Mapping[str, Mapping[str, Any]]) -> str:
     return "removed, one cut after the other: " + "; ".join(parts) if parts else ""
 
 
+def _describe_noise(particles: pl.DataFrame) -> str:
+    """Return how many of the kept candidates noise alone would have made, in words; nothing where that is not known."""
+    known = particles.filter((pl.col("label") != "negative") & pl.col("noise_peaks").is_not_null())
+    if known.is_empty():
+        return ""
+    # In each micrograph the kept candidate with the lowest score stands for the threshold.
+    expected = known.group_by("micrograph_id").agg(pl.col("noise_peaks").max())["noise_peaks"].to_numpy().mean()
+    return f"noise alone has about {expected:.2g} peaks in a micrograph that score like the lowest kept one"
+
+
 def _draw_trends(tables: Tables) -> Pictures:
     kept = tables["particles"].filter(pl.col("label") != "negative")
     columns = ["ncc", "ncc_calibrated", "power", "power_calibrated"]
@@ -141,7 +151,7 @@ def draw_scores(root: Path, tables: Tables, records: Sequence[RunRecord]) -> Pic
 
     limits = ScoreLimits(limit("min_ncc"), (limit("min_power"), limit("max_power")))
     reasons = reason.to_series().to_list()
-    lines = [f"{scored.height} candidates, {reasons.count('')} kept", _describe_cuts(cuts)]
+    lines = [f"{scored.height} candidates, {reasons.count('')} kept", _describe_cuts(cuts), _describe_noise(scored)]
     histogram = plot_pick_histogram(scored["x"].to_numpy(), scored["y"].to_numpy(), reasons, limits)
     pictures = [("; ".join(line for line in lines if line), histogram)]
     return pictures + (_draw_trends(tables) if "micrographs" in tables else [])
