@@ -30,16 +30,25 @@ def start(project: Project) -> subprocess.Popen[str]:
 
 
 def list_group(leader: int) -> list[str]:
-    """Return the command lines of the processes of the session that `leader` began."""
+    """Return the command lines of the processes of the session that `leader` began, without those that are ending."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-            if int(fields[3]) == leader and fields[0] != "Z":
-                found.append((status.parent / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
+            command = (status.parent / "cmdline").read_text(encoding="utf-8").replace("\0", " ")
+            if int(fields[3]) == leader and command:
+                found.append(command)
         except (OSError, UnicodeDecodeError):
             continue
     return found
+
+
+def wait_for_end(leader: int) -> None:
+    """Wait until no process of the session is left: a process closes its files a little before it is gone."""
+    until = time.monotonic() + PAUSE_S / 10
+    while left := list_group(leader):
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
 
 
 def test_workers_end_with_their_driver(make_project: MakeProject) -> None:
@@ -50,7 +59,7 @@ def test_workers_end_with_their_driver(make_project: MakeProject) -> None:
     # Each of them holds the other end of the pipe.
     process.communicate(timeout=PAUSE_S / 10)
     assert process.returncode == -signal.SIGKILL
-    assert not list_group(process.pid)
+    wait_for_end(process.pid)
 
 
 def test_interrupted_from_the_keyboard(make_project: MakeProject) -> None:
@@ -60,7 +69,7 @@ def test_interrupted_from_the_keyboard(make_project: MakeProject) -> None:
     _, errors = process.communicate(timeout=PAUSE_S / 10)
     assert process.returncode == 130
     assert "interrupted; the same command goes on where it was" in errors
-    assert not list_group(process.pid)
+    wait_for_end(process.pid)
 
 
 def test_what_workers_are_copies_of_has_no_threads(tmp_path: Path) -> None:
