@@ -25,7 +25,12 @@ def start(project: Project) -> subprocess.Popen[str]:
     while [run.stage for run in read_status(project).runs if run.n_items] != ["read", "square"]:
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
+    # The driver, the server, its two copies, and the one that multiprocessing has for itself.
+    while len(list_group(process.pid)) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    # The copies have still to take up their items.
+    time.sleep(1)
     return process
 
 
@@ -53,8 +58,6 @@ def wait_for_end(leader: int) -> None:
 
 def test_workers_end_with_their_driver(make_project: MakeProject) -> None:
     process = start(make_project([str(i) for i in range(4)]))
-    # The driver, the server, its two copies, and the one that multiprocessing has for itself.
-    assert len(list_group(process.pid)) == 5
     os.kill(process.pid, signal.SIGKILL)
     # Each of them holds the other end of the pipe.
     process.communicate(timeout=PAUSE_S / 10)
