@@ -82,7 +82,9 @@ def describe(data: DataSet, root: Path, folder: Path, how: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the three data sets")
-    parser.add_argument("--keep", type=Path, help="make the projects here and keep them, or go on with those that are there")
+    parser.add_argument(
+        "--keep", type=Path, help="make the projects here and keep them, or go on with those that are there"
+    )
     parser.add_argument("--blob-only", action="store_true", help="leave template picking out")
     arguments = parser.parse_args()
     lines = [

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from vitreous.engine.machine import Machine
 from vitreous.engine.project import create_project
 from vitreous.engine.records import read_current_records, read_current_tables
 from vitreous.engine.run import run_stage
-from vitreous.errors import InputFileError
+from vitreous.errors import InputFileError, SettingError
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.io.star import read_star
 from vitreous.io.tiff import write_tiff
@@ -165,7 +166,8 @@ def test_without_motion_the_sum_is_the_sum(tmp_path: Path) -> None:
     assert row["nodw_path"] is None
     assert row["early_motion_angstrom"] is None
     assert [warning for warning in saved.warnings if "--total-dose" in warning]
-    assert not correct(tmp_path, exposures, MotionParams(dose_weighting=False)).warnings
+    (warning,) = correct(tmp_path, exposures, MotionParams(dose_weighting=False)).warnings
+    assert "m: found nothing that the frames have in common" in warning
 
 
 def test_weighted_noise_stays_white_and_equals_the_formula(tmp_path: Path) -> None:
@@ -209,6 +211,37 @@ def test_halves_bins_and_patches_are_written(tmp_path: Path, simulated: Simulate
         assert shifts.shape == (4, SETTINGS.n_frames)
         assert (shifts == 0).all()
     assert row["local_motion_angstrom"] == 0
+
+
+@pytest.mark.parametrize(("level", "noise"), [(9e4, 300.0), (2e4, 5.0)])
+def test_half_precision_that_does_not_hold_the_image_is_refused(tmp_path: Path, level: float, noise: float) -> None:
+    """Integrating cameras count to thousands in a frame: sums beyond the largest value, or finer than a step."""
+    counts = np.random.default_rng(7).normal(level / 4, noise / 2, (4, 64, 64)).astype(np.float32)
+    write_mrc(tmp_path / "m.mrc", counts, 2.0)
+    exposures = list_exposures(movie_path="m.mrc", n_frames=4, ny_px=64, nx_px=64, dose_per_frame=None)
+    with pytest.raises(SettingError, match=r"motion\.float16: found values of .* Leave float16 out"):
+        correct(tmp_path, exposures, MotionParams(float16=True))
+    row = correct(tmp_path, exposures).tables["micrographs"].row(0, named=True)
+    np.testing.assert_allclose(read_mrc(tmp_path / row["micrograph_path"])[0], counts.sum(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint32"])
+def test_types_that_torch_cannot_work_on(tmp_path: Path, dtype: str) -> None:
+    counts = np.random.default_rng(8).poisson(3.0, (4, 64, 70))
+    counts[:, 20, 30] = 900
+    if dtype == "float16":
+        write_mrc(tmp_path / "m.mrc", counts.astype(dtype), 2.0)
+    else:
+        tifffile.imwrite(tmp_path / "m.tif", counts[:, ::-1].astype(dtype), photometric="minisblack")
+    write_mrc(tmp_path / "usual.mrc", counts.astype(np.int16), 2.0)
+    sums = []
+    for path in (next(tmp_path.glob("m.*")).name, "usual.mrc"):
+        exposures = list_exposures(movie_path=path, n_frames=4, ny_px=64, nx_px=70, dose_per_frame=None)
+        row = correct(tmp_path, exposures).tables["micrographs"].row(0, named=True)
+        sums.append(read_mrc(tmp_path / row["micrograph_path"])[0])
+    np.testing.assert_array_equal(*sums)
+    # The hot pixel was replaced.
+    assert sums[0].max() < 100
 
 
 def test_finished_micrographs_pass_through(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from vitreous.errors import InputFileError
+from vitreous.errors import InputFileError, SettingError
 from vitreous.io.atomic import write_json
 from vitreous.io.defects import read_defects
 from vitreous.io.eer import EerRendering
@@ -25,10 +25,13 @@ from vitreous.io.movie import read_gain, read_movie
 from vitreous.io.mrc import write_mrc
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
 from vitreous.ops.correct import Correction, CorrectionSettings, MovieMotion, correct_movie
+from vitreous.stages.sanity import join_warnings
 
 __all__ = ["STAGE", "MotionParams"]
 
 _EARLY_DOSE = 4.0
+_MOST_ROUNDING = 0.05
+"""Of the standard deviation of an image, what half precision may change: a quarter of a thousandth of the noise's power."""
 
 
 class MotionParams(StageParams):
@@ -110,8 +113,10 @@ def _load(item: ExposureItem, params: MotionParams, context: Context) -> _Loaded
         bad = torch.from_numpy(read_defects(context.root / item.defects_path, shape)).to(context.device)
         # A pixel without gain is a defect.
         gain = (torch.ones(shape, device=context.device) if gain is None else gain).masked_fill(bad, 0.0)
-    # Torch takes the machine's own byte order only.
-    return _Loaded(item, frames.astype(frames.dtype.newbyteorder("="), copy=False), gain, context.device)
+    # Torch takes the machine's own byte order only, and not all that is done is done with these types.
+    unusual = (frames.dtype.kind == "u" and frames.dtype.itemsize > 2) or frames.dtype == np.float16
+    dtype = np.dtype(np.float32) if unusual else frames.dtype.newbyteorder("=")
+    return _Loaded(item, frames.astype(dtype, copy=False), gain, context.device)
 
 
 def _check_frames(path: Path, item: ExposureItem, frames: NDArray[np.generic], gain: Tensor | None) -> None:
@@ -205,14 +210,28 @@ def _describe_trajectory(motion: MovieMotion, item: ExposureItem) -> dict[str, o
     }
 
 
+def _halve_precision(image: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the image with 11 bits a pixel and values up to 65504, where that holds it."""
+    with np.errstate(over="ignore"):
+        rounded = image.astype(np.float16)
+    lost, spread = float((rounded.astype(np.float32) - image).std()), float(image.std())
+    if not lost <= _MOST_ROUNDING * spread:
+        raise SettingError(
+            f"motion.float16: found values of {image.mean():.4g} on average and {np.abs(image).max():.4g} at most, which vary by "
+            f"{spread:.3g}; half precision holds up to 65504 and needs variations above {abs(image.mean()) / 2000:.3g}. "
+            "Leave float16 out."
+        )
+    return rounded
+
+
 def _save(result: _Corrected, item: ExposureItem, folder: RunFolder) -> Saved:
     images, correction = folder.path / "images", result.correction
     scale = 1.0 if correction is None else correction.motion.frame_shape[0] / result.micrograph.shape[0]
     pixel = item.pixel_size_angstrom * scale
 
     def write(image: Tensor, suffix: str = "") -> str:
-        path = images / f"{item.item_id}{suffix}.mrc"
-        write_mrc(path, image.cpu().numpy().astype(np.float16 if result.float16 else np.float32), pixel)
+        path, values = images / f"{item.item_id}{suffix}.mrc", image.cpu().numpy().astype(np.float32, copy=False)
+        write_mrc(path, _halve_precision(values) if result.float16 else values, pixel)
         return folder.relative(path)
 
     row: dict[str, object] = {
@@ -233,12 +252,22 @@ def _save(result: _Corrected, item: ExposureItem, folder: RunFolder) -> Saved:
             row["nodw_path"] = write(correction.plain, "_nodw")
         if correction.even is not None and correction.odd is not None:
             row |= {"even_path": write(correction.even, "_even"), "odd_path": write(correction.odd, "_odd")}
-    return Saved({"micrographs": pl.DataFrame([row])})
+    return Saved({"micrographs": pl.DataFrame([row])}, _doubt(result))
+
+
+def _doubt(result: _Corrected) -> tuple[str, ...]:
+    """Say it where nothing was found to align frames by."""
+    if result.correction is None or len(shifts := result.correction.motion.shifts_px) == 1 or bool(shifts.any()):
+        return ()
+    return (
+        f"{result.item.item_id}: found nothing that the frames have in common, expected the specimen; they are summed without "
+        "alignment. Look at the sum, and leave the movie out if it is empty",
+    )
 
 
 def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
     movies = inputs["exposures"].filter(pl.col("movie_path").is_not_null())
-    warnings = list(saved.warnings)
+    warnings = list(join_warnings(saved.warnings, saved.tables["micrographs"]["micrograph_id"].to_list()))
     if params.dose_weighting and movies["dose_per_frame"].null_count():
         warnings.append("the dose is not known: frames are summed without exposure weighting; give --total-dose")
     return Saved(saved.tables, tuple(warnings))
