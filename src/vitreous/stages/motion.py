@@ -212,9 +212,9 @@ def _describe_trajectory(motion: MovieMotion, item: ExposureItem) -> dict[str, o
 
 def _halve_precision(image: NDArray[np.float32]) -> NDArray[np.float16]:
     """Return the image with 11 bits a pixel and values up to 65504, where that holds it."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         rounded = image.astype(np.float16)
-    lost, spread = float((rounded.astype(np.float32) - image).std()), float(image.std())
+        lost, spread = float((rounded.astype(np.float32) - image).std()), float(image.std())
     if not lost <= _MOST_ROUNDING * spread:
         raise SettingError(
             f"motion.float16: found values of {image.mean():.4g} on average and {np.abs(image).max():.4g} at most, which vary by "
