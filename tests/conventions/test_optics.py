@@ -154,6 +154,7 @@ def extract(folder: Path, image: np.ndarray, centres: list[tuple[float, float]])
         box_px=64,
         out_px=64,
         float16=False,
+        contrast="dark",
     )
     write_mrc(folder / "m.mrc", image.astype(np.float32), 1.75)
     context = Context(folder)

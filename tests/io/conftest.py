@@ -11,42 +11,38 @@ Event = tuple[int, int, int, int]
 """Row and column of the pixel, row and column within it."""
 
 
-def pack_bits(values: Sequence[tuple[int, int]]) -> bytes:
-    """Pack (value, number of bits), lowest bit first."""
-    bits = [(value >> place) & 1 for value, n_bits in values for place in range(n_bits)]
-    return np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
-
-
 def encode_events(
-    events: Sequence[Event],
+    events: Sequence[Event] | np.ndarray,
     shape: tuple[int, int],
     bits: tuple[int, int, int] = (7, 2, 2),
     *,
     wastes_bits: bool = False,
     padded: bool = True,
 ) -> bytes:
-    """Encode one frame, at most one event in a pixel; cameras fill up to whole words of eight bytes."""
+    """Encode one frame, at most one event in a pixel; cameras fill up to whole words of eight bytes.
+
+    A run too long for its bits begins with as many codes of ones as fit into it.
+    """
     skip, horizontal, vertical = bits
     longest = (1 << skip) - 1
-    codes: list[tuple[int, int]] = []
-    position = 0
+    y, x, y_part, x_part = np.array(sorted(events) if isinstance(events, list) else events).reshape(-1, 4).T
+    runs = np.diff(y * shape[1] + x, prepend=-1, append=shape[0] * shape[1]) - 1
+    n_long, rest = np.divmod(runs.astype(np.int64), longest)
+    long_bits = skip + wastes_bits * (horizontal + vertical)
+    starts = np.append(0, (n_long * long_bits + skip + horizontal + vertical).cumsum())
+    stream = np.zeros(starts[-1] - horizontal - vertical, np.uint8)
 
-    def add_run(length: int) -> None:
-        while length >= longest:
-            codes.append((longest, skip))
-            if wastes_bits:
-                codes.append((0, horizontal + vertical))
-            length -= longest
-        codes.append((length, skip))
+    def put(places: np.ndarray, values: np.ndarray | int, n_bits: int) -> None:
+        for bit in range(n_bits):
+            stream[places + bit] = (values >> bit) & 1
 
-    for y, x, y_part, x_part in sorted(events):
-        pixel = y * shape[1] + x
-        add_run(pixel - position)
-        codes.append((x_part ^ (1 << (horizontal - 1)), horizontal))
-        codes.append((y_part ^ (1 << (vertical - 1)), vertical))
-        position = pixel + 1
-    add_run(shape[0] * shape[1] - position)
-    data = pack_bits(codes)
+    within = np.arange(n_long.sum()) - np.repeat(n_long.cumsum() - n_long, n_long)
+    put(np.repeat(starts[:-1], n_long) + within * long_bits, longest, skip)
+    ends = starts[:-1] + n_long * long_bits
+    put(ends, rest, skip)
+    put(ends[:-1] + skip, x_part ^ (1 << (horizontal - 1)), horizontal)
+    put(ends[:-1] + skip + horizontal, y_part ^ (1 << (vertical - 1)), vertical)
+    data = np.packbits(stream, bitorder="little").tobytes()
     return data + bytes(8 + -len(data) % 8) if padded else data
 
 

@@ -116,8 +116,11 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert good["defocus_u_angstrom"] >= good["defocus_v_angstrom"]
     assert 0 <= good["defocus_angle_deg"] < 180
     assert noise["ctf_score"] < 0.4 or noise["ctf_resolution_angstrom"] > 15
-    assert len(saved.warnings) == 1
+    assert len(saved.warnings) == 2
     assert saved.warnings[0].startswith("noise: the CTF fit is doubtful")
+    assert saved.warnings[1].startswith(
+        "1 of 2 CTF fits are doubtful: picking and 2D classification use the median defocus"
+    )
     curves = json.loads((tmp_path / good["ctf_curve_path"]).read_text(encoding="utf-8"))
     k = curves["frequency_per_angstrom"]
     assert len(k) == len(curves["spectrum"]) == len(curves["ctf_squared"]) == len(curves["correlation"])
@@ -193,4 +196,7 @@ def test_real_apoferritin(shared_data: Path, tmp_path: Path, name: str) -> None:
 def test_real_empty_holes_are_doubted(shared_data: Path, tmp_path: Path, folder: str) -> None:
     path = sorted((shared_data / "quality-classes" / folder).glob("*.png"))[0]
     saved = fit(tmp_path, list_micrographs(tmp_path, {"a": read_micrograph(path)[0]}, 4.0))
-    assert len(saved.warnings) == 1
+    assert [("CTF fit is doubtful" in text, "use no CTF" in text) for text in saved.warnings] == [
+        (True, False),
+        (False, True),
+    ]

@@ -17,7 +17,7 @@ __all__ = ["Contrast", "get_known_contrast", "measure_contrast", "measure_darkne
 Contrast = Literal["dark", "bright"]
 
 _STEP = 1.15
-_SHARE, _LEAST, _MOST = 0.65, 0.05, 0.6
+_SHARE, _LEAST, _MOST = 0.45, 0.05, 0.6
 _SAMPLES = 12
 
 
