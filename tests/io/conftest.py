@@ -25,9 +25,9 @@ def encode_events(
     """
     skip, horizontal, vertical = bits
     longest = (1 << skip) - 1
-    y, x, y_part, x_part = np.array(sorted(events) if isinstance(events, list) else events).reshape(-1, 4).T
+    y, x, y_part, x_part = np.array(sorted(events) if isinstance(events, list) else events, np.int64).reshape(-1, 4).T
     runs = np.diff(y * shape[1] + x, prepend=-1, append=shape[0] * shape[1]) - 1
-    n_long, rest = np.divmod(runs.astype(np.int64), longest)
+    n_long, rest = np.divmod(runs, longest)
     long_bits = skip + wastes_bits * (horizontal + vertical)
     starts = np.append(0, (n_long * long_bits + skip + horizontal + vertical).cumsum())
     stream = np.zeros(starts[-1] - horizontal - vertical, np.uint8)
