@@ -152,6 +152,12 @@ def test_gain_references_as_they_are_said_to_lie(tmp_path: Path) -> None:
     (record,) = (tmp_path / "c" / "gain").glob("*.json")
     found = json.loads(record.read_text(encoding="utf-8"))
     assert (found["orientation"], found["polarity"]) == ("rot270", "divide")
+    shown = call("status", tmp_path / "c")
+    assert "001-ingest: gain ../gain.mrc: the movies show" in shown.stdout
+    verdict = "Gain reference gain.mrc: turned by 90° counter-clockwise, divides; the movies' evidence is absent (significance "
+    assert verdict in shown.stdout
+    (sentence,) = json.loads(call("status", tmp_path / "c", "--json").stdout)["gains"]
+    assert sentence.startswith(verdict)
 
 
 def test_read_only_folder(tmp_path: Path) -> None:

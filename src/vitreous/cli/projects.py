@@ -177,6 +177,8 @@ def _show_status(found: ProjectStatus) -> None:
         for text in (*row.warnings, *(f"failed: {item.item_id}: {item.message}" for item in row.failed), row.message):
             if text and (row.current or row.status != "done"):
                 console.print(f"{row.folder}: {text}", markup=False, highlight=False)
+    for text in found.gains:
+        console.print(text, markup=False, highlight=False)
     for who, marks in found.annotators.items():
         console.print(
             f"by hand, {who}: {marks.n_added} added, {marks.n_moved} moved, {marks.n_removed} removed in {marks.n_micrographs} "

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vitreous.engine.ledger import Ledger, read_ledger
 from vitreous.engine.project import Project, read_decisions
 from vitreous.errors import InputFileError
+from vitreous.io.gain_record import describe_gains
 from vitreous.io.parquet import read_table
 from vitreous.model.documents import Decision
 from vitreous.model.provenance import FailedItem, RunRecord
@@ -78,6 +79,7 @@ class ProjectStatus(BaseModel):
     root: str
     title: str
     runs: tuple[RunStatus, ...]
+    gains: tuple[str, ...] = Field(description="how the gain references lie on the movies, and how surely")
     labels: dict[str, int] = Field(description="label: particles that have it now")
     classes: ClassesStatus | None = Field(description="the current 2D classes")
     resolution_angstrom: float | None = Field(description="of the current map")
@@ -199,6 +201,7 @@ def read_status(project: Project) -> ProjectStatus:
         root=str(project.root),
         title=project.title,
         runs=tuple(runs[folder] for folder in sorted(runs)),
+        gains=describe_gains(project.root, tables["exposures"]) if "exposures" in tables else (),
         labels=labels,
         classes=_summarise_classes(tables),
         resolution_angstrom=resolutions[0] if len(resolutions) else None,

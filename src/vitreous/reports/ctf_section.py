@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vitreous.reports.ctf_plots import CtfFigure, Landscape, plot_ctf, plot_ctf_overview
+from vitreous.reports.documents import read_array
 
 __all__ = ["MAX_MICROGRAPHS", "draw_ctf"]
 
@@ -17,15 +18,11 @@ MAX_MICROGRAPHS = 4
 """Micrographs drawn one by one: the best fit, the worst, and others evenly between."""
 
 
-def _read_array(document: Mapping[str, Any], name: str) -> NDArray[np.float64]:
-    return np.asarray(document.get(name, []), dtype=np.float64)
-
-
 def _make_figure(row: Mapping[str, Any], document: Mapping[str, Any]) -> CtfFigure:
     """Return what is drawn of a micrograph from its row in the table and its file of curves."""
     names = ("x_px", "y_px", "defocus_angstrom")
-    surface = {name: _read_array(document, f"landscape_{name}") for name in names}
-    tiles = {f"tile_{name}": _read_array(document, f"tile_{name}") for name in names}
+    surface = {name: read_array(document, f"landscape_{name}") for name in names}
+    tiles = {f"tile_{name}": read_array(document, f"tile_{name}") for name in names}
     curves = (
         "frequency_per_angstrom",
         "spectrum",
@@ -43,7 +40,7 @@ def _make_figure(row: Mapping[str, Any], document: Mapping[str, Any]) -> CtfFigu
         spectrum_beside_ctf=_read_picture(document),
         k_max_per_angstrom=float(document.get("spectrum_k_max_per_angstrom", 0)),
         landscape=Landscape(**surface, **tiles) if surface["defocus_angstrom"].size else None,
-        **{name: _read_array(document, name) for name in curves},
+        **{name: read_array(document, name) for name in curves},
     )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from vitreous.io.gain_record import describe_gains
 from vitreous.io.mrc import read_mrc
+from vitreous.reports.documents import read_array
 from vitreous.reports.motion_plots import PatchMotion, Track, plot_motion_overview, plot_patch_motion
 from vitreous.reports.render import shrink_image
 
@@ -21,15 +22,11 @@ MAX_MOVIES = 3
 _WIDTH_PX = 400
 
 
-def _read_array(document: Mapping[str, Any], name: str, scale: float = 1.0) -> NDArray[np.float64]:
-    return np.asarray(document.get(name, []), dtype=np.float64) * scale
-
-
 def _make_track(name: str, document: Mapping[str, Any]) -> Track:
     pixel = float(document["pixel_size_angstrom"])
-    x, y = (_read_array(document, f"shift_{axis}_px", pixel) for axis in "xy")
+    x, y = (read_array(document, f"shift_{axis}_px", pixel) for axis in "xy")
     is_local = bool(document.get("local_motion", False))
-    local = np.hypot(*(_read_array(document, f"patch_shift_{axis}_px", pixel) for axis in "xy"))
+    local = np.hypot(*(read_array(document, f"patch_shift_{axis}_px", pixel) for axis in "xy"))
     return Track(
         name=name,
         x_angstrom=x,
@@ -51,10 +48,10 @@ def _gather_patches(root: Path, row: Mapping[str, Any], document: Mapping[str, A
         track=track,
         image=small,
         pixel_size_angstrom=float(row["pixel_size_angstrom"]) / factor_x,
-        patch_x_px=_read_array(document, "patch_x_px", reduced * factor_x),
-        patch_y_px=_read_array(document, "patch_y_px", reduced * factor_y),
-        patch_x_angstrom=_read_array(document, "patch_shift_x_px", pixel),
-        patch_y_angstrom=_read_array(document, "patch_shift_y_px", pixel),
+        patch_x_px=read_array(document, "patch_x_px", reduced * factor_x),
+        patch_y_px=read_array(document, "patch_y_px", reduced * factor_y),
+        patch_x_angstrom=read_array(document, "patch_shift_x_px", pixel),
+        patch_y_angstrom=read_array(document, "patch_shift_y_px", pixel),
     )
 
 
@@ -73,25 +70,6 @@ def _describe(tracks: list[Track]) -> str:
     )
 
 
-def _describe_gains(root: Path, tables: Mapping[str, pl.DataFrame]) -> str:
-    """Say how the gain references lie on the movies and how surely, as ingest wrote it beside them."""
-    sentences = list[str]()
-    if "exposures" not in tables:
-        return ""
-    for path in tables["exposures"]["gain_path"].drop_nulls().unique().sort():
-        record = (root / path).with_suffix(".json")
-        if not record.is_file():
-            continue
-        document = json.loads(record.read_text(encoding="utf-8"))
-        evidence, verb = document["evidence"], "multiplies" if document["polarity"] == "multiply" else "divides"
-        found, expected = (f"{evidence[name]:.0f}" for name in ("significance", "expected_significance"))
-        sentences.append(
-            f" Gain reference {Path(document['source']).name}: {document['description']}, {verb}; the movies' evidence is "
-            f"{evidence['verdict']} (significance {found}, {expected} if it is theirs)."
-        )
-    return "".join(sentences)
-
-
 def draw_motion(root: Path, tables: Mapping[str, pl.DataFrame]) -> list[tuple[str, bytes]]:
     """Draw the motion of all movies, and of patches where local motion is largest; captions and PNGs."""
     if "micrographs" not in tables:
@@ -103,7 +81,8 @@ def draw_motion(root: Path, tables: Mapping[str, pl.DataFrame]) -> list[tuple[st
     if not found:
         return []
     tracks = [track for _, _, track in found]
-    pictures = [(_describe(tracks) + _describe_gains(root, tables), plot_motion_overview(tracks))]
+    gains = describe_gains(root, tables["exposures"]) if "exposures" in tables else ()
+    pictures = [(" ".join([_describe(tracks), *gains]), plot_motion_overview(tracks))]
     largest = sorted((entry for entry in found if entry[2].is_local), key=lambda entry: -entry[2].local_angstrom)
     for row, document, track in largest[:MAX_MOVIES]:
         caption = (
