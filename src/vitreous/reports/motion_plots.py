@@ -135,7 +135,7 @@ def _draw_patches(axes: Axes, motion: PatchMotion) -> LineCollection:
     points = np.stack([x, y], axis=-1)
     segments = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
     numbers = np.tile(np.arange(2, x.shape[1] + 1), len(x))
-    lines = LineCollection(list(segments), cmap="plasma", norm=Normalize(1, x.shape[1]), linewidths=2)
+    lines = LineCollection(list(segments), cmap="plasma", norm=Normalize(1, x.shape[1]), linewidths=2, clip_on=False)
     lines.set_array(numbers)
     axes.add_collection(lines)
     axes.scatter(motion.patch_x_px, motion.patch_y_px, s=6, color="black", zorder=3)
@@ -146,8 +146,15 @@ def _draw_patches(axes: Axes, motion: PatchMotion) -> LineCollection:
     axes.text(right + 0.02 * nx, level, f"{length:g} Å of motion (drawn {factor:g} times)", va="center", fontsize=9)
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(1.14 * ny, -0.5))
     axes.axis("off")
-    axes.set_title("local motion of the patches (dots)")
+    axes.set_title("patches (dots) beside the whole frame")
     return lines
+
+
+def _add_lines(axes: Axes, x: Floats, y: Floats) -> None:
+    """Draw a line for each patch, `(P, n)`, all as one: the layout asks every artist for its extent."""
+    lines = LineCollection(list(np.stack([x, y], axis=-1)), colors=_PATCH, linewidths=0.7, alpha=0.6, label="patches")
+    axes.add_collection(lines)
+    axes.autoscale_view()
 
 
 def plot_patch_motion(motion: PatchMotion) -> bytes:
@@ -158,10 +165,10 @@ def plot_patch_motion(motion: PatchMotion) -> bytes:
     lines = _draw_patches(over, motion)
     figure.colorbar(lines, ax=over, label="frame", location="right", shrink=0.8)
     track = motion.track
-    for x, y in zip(motion.patch_x_angstrom, motion.patch_y_angstrom, strict=True):
-        path.plot(track.x_angstrom + x, track.y_angstrom + y, color=_PATCH, linewidth=0.7, alpha=0.6)
+    _add_lines(path, track.x_angstrom + motion.patch_x_angstrom, track.y_angstrom + motion.patch_y_angstrom)
     path.plot(track.x_angstrom, track.y_angstrom, color=_WHOLE, marker=".", markersize=4, linewidth=1.2)
-    path.set(xlabel="x (Å)", ylabel="y (Å)", title="trajectories")
+    path.plot(0, 0, marker="+", color="black", markersize=9, zorder=3)
+    path.set(xlabel="x (Å)", ylabel="y (Å)", title="trajectories, + first frame")
     path.invert_yaxis()
     path.set_aspect("equal", adjustable="datalim")
     frames = np.arange(1, len(track.x_angstrom) + 1)
@@ -171,9 +178,7 @@ def plot_patch_motion(motion: PatchMotion) -> bytes:
     )
     for row, (name, whole, patches) in enumerate(rows):
         axes = figure.add_subplot(grid[row, 2])
-        for number, local in enumerate(patches):
-            label = "patches" if number == 0 else None
-            axes.plot(frames, whole + local, color=_PATCH, linewidth=0.7, alpha=0.6, label=label)
+        _add_lines(axes, np.broadcast_to(frames, patches.shape), whole + patches)
         axes.plot(frames, whole, color=_WHOLE, marker=".", markersize=4, linewidth=1.2, label="whole frame")
         axes.set(xlabel="frame" if row else None, ylabel=f"{name} (Å)", title=f"{name} against frame")
         if row == 0:
