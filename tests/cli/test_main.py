@@ -113,7 +113,13 @@ def test_status_is_one_json_object(tmp_path: Path) -> None:
     found = json.loads(call("status", "p", "--json", cwd=tmp_path).stdout)
     assert [(run["folder"], run["status"]) for run in found["runs"]] == [("001-ingest", "done")]
     assert found["runs"][0]["outputs"]["exposures"] == 1
-    page = Path(call("report", "p", cwd=tmp_path).stdout.strip())
+    page = tmp_path / "p" / "report.html"
+    made = page.stat().st_mtime_ns
+    assert call("ingest", "p", cwd=tmp_path).returncode == 0
+    # Nothing to say anew, unless asked for.
+    assert page.stat().st_mtime_ns == made
+    assert call("report", "p", cwd=tmp_path).stdout.strip() == str(page)
+    assert page.stat().st_mtime_ns > made
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 

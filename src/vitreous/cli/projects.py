@@ -18,6 +18,7 @@ from vitreous.errors import ProjectError, SettingError
 from vitreous.model.documents import Facts, GainOrientation, GainPolarity
 from vitreous.model.params import describe_validation_error
 from vitreous.model.provenance import RECIPES
+from vitreous.reports.stamp import PAGE, is_current
 
 __all__ = ["export", "export_project", "new", "report", "run", "run_project", "status", "update_report"]
 
@@ -115,13 +116,15 @@ def run(
     click.echo(f"report: {opened.root / 'report.html'}", err=True)
 
 
-def update_report(project: Project) -> Path | None:
-    """Write the report of what there is; None when there is nothing yet."""
-    from vitreous.reports.report import write_report
-
+def update_report(project: Project, *, anew: bool = False) -> Path | None:
+    """Write the report of what there is, unless it shows that already; None when there is nothing yet."""
     records = read_current_records(project)
     if not records:
         return None
+    if not anew and is_current(project.root, project.title, records):
+        return project.root / PAGE
+    from vitreous.reports.report import write_report
+
     return write_report(project.root, project.title, read_current_tables(project, records), records)
 
 
@@ -129,7 +132,7 @@ def update_report(project: Project) -> Path | None:
 @project_argument
 def report(project: Path) -> None:
     """Write the report of PROJECT, one page that opens from disk, and print where it is."""
-    path = update_report(open_project(project))
+    path = update_report(open_project(project), anew=True)
     if path is None:
         raise ProjectError(f"{project}: found no finished run; expected one. Run it with `vitreous run {project}`.")
     click.echo(str(path))

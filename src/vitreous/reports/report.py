@@ -19,6 +19,7 @@ from vitreous.reports.curation_section import describe_curation, draw_curation
 from vitreous.reports.motion_section import draw_motion
 from vitreous.reports.pick_section import draw_picks, draw_scores
 from vitreous.reports.plots import LABEL_COLOURS
+from vitreous.reports.stamp import PAGE, compute_stamp
 
 __all__ = ["write_report"]
 
@@ -67,6 +68,7 @@ def write_report(root: Path, title: str, tables: Mapping[str, pl.DataFrame], rec
     )
     page = environment.get_template("report.html.j2").render(
         title=title,
+        stamp=compute_stamp(title, records),
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         card=sections.describe_dataset(tables),
@@ -76,6 +78,6 @@ def write_report(root: Path, title: str, tables: Mapping[str, pl.DataFrame], rec
         groups=[(name, [_embed(caption, png) for caption, png in pictures]) for name, pictures in groups if pictures],
         colours=LABEL_COLOURS,
     )
-    path = root / "report.html"
+    path = root / PAGE
     write_text(path, page)
     return path
