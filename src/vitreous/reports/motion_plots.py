@@ -85,8 +85,10 @@ def _choose_round(value: float, digits: Sequence[int]) -> float:
 
 def plot_motion_overview(tracks: Sequence[Track]) -> bytes:
     """Draw the whole-frame motion of all movies, how far they moved, and where local motion was corrected."""
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    (path, along_x, along_y), (lengths, local, evidence) = figure.subplots(2, 3)
+    # Margins by hand: to find them, the layout engine takes longer than all the drawing.
+    figure = Figure(figsize=(11, 6.2))
+    grid = {"left": 0.06, "right": 0.985, "bottom": 0.085, "top": 0.95, "wspace": 0.25, "hspace": 0.38}
+    (path, along_x, along_y), (lengths, local, evidence) = figure.subplots(2, 3, gridspec_kw=grid)
     many = len(tracks) > _N_OPAQUE
     alpha = max(0.2, _N_OPAQUE / len(tracks)) if many else 1.0
     for track in tracks:
@@ -159,11 +161,16 @@ def _add_lines(axes: Axes, x: Floats, y: Floats) -> None:
 
 def plot_patch_motion(motion: PatchMotion) -> bytes:
     """Draw a movie's patch trajectories over its micrograph, and the track of the whole frame with those of the patches."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    grid = figure.add_gridspec(2, 3, width_ratios=(1.5, 1.05, 1.25))
-    over, path = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
+    figure = Figure(figsize=(11, 4.6))
+    over = figure.add_axes((0.015, 0.02, 0.33, 0.9))
+    grid = figure.add_gridspec(
+        2, 2, width_ratios=(1.05, 1.25), left=0.47, right=0.985, bottom=0.11, top=0.93, wspace=0.27, hspace=0.35
+    )
+    path = figure.add_subplot(grid[:, 0])
     lines = _draw_patches(over, motion)
-    figure.colorbar(lines, ax=over, label="frame", location="right", shrink=0.8)
+    scale = figure.add_axes((0.37, 0.16, 0.012, 0.7))
+    figure.colorbar(lines, cax=scale)
+    scale.set_title("frame", fontsize=9)
     track = motion.track
     _add_lines(path, track.x_angstrom + motion.patch_x_angstrom, track.y_angstrom + motion.patch_y_angstrom)
     path.plot(track.x_angstrom, track.y_angstrom, color=_WHOLE, marker=".", markersize=4, linewidth=1.2)
@@ -177,7 +184,7 @@ def plot_patch_motion(motion: PatchMotion) -> bytes:
         ("y", track.y_angstrom, motion.patch_y_angstrom),
     )
     for row, (name, whole, patches) in enumerate(rows):
-        axes = figure.add_subplot(grid[row, 2])
+        axes = figure.add_subplot(grid[row, 1])
         _add_lines(axes, np.broadcast_to(frames, patches.shape), whole + patches)
         axes.plot(frames, whole, color=_WHOLE, marker=".", markersize=4, linewidth=1.2, label="whole frame")
         axes.set(xlabel="frame" if row else None, ylabel=f"{name} (Å)", title=f"{name} against frame")
