@@ -9,7 +9,7 @@ import polars as pl
 from vitreous.model.provenance import Recipe, RecipeLoop, RecipeStep, RunRecord
 from vitreous.ops.class_statistics import compute_weighted_resolution
 
-__all__ = ["Backstage", "follow_recipe", "measure_class_resolution"]
+__all__ = ["Backstage", "find_step", "follow_recipe", "measure_class_resolution"]
 
 RunStep = Callable[[RecipeStep, Sequence[RunRecord]], RunRecord]
 """Runs a step after the runs of these records."""
@@ -63,9 +63,9 @@ class _Course:
         return next((value for value in found if value is not None), None)
 
 
-def _find_step(steps: Sequence[RecipeStep], stage: str, which: int) -> int:
-    """Return the number of a stage's `which`-th step, from 0."""
-    return [number for number, step in enumerate(steps) if step.stage == stage][which - 1]
+def find_step(stages: Sequence[str], last: tuple[str, int]) -> int:
+    """Return the number, from 0, of a stage's first, second, ... step among the stages of an unrolled recipe."""
+    return [number for number, stage in enumerate(stages) if stage == last[0]][last[1] - 1]
 
 
 def follow_recipe(
@@ -87,7 +87,9 @@ def follow_recipe(
     """
     unrolled = recipe.unroll()
     after = len(unrolled) - len(recipe.after)
-    course = _Course(None if last is None else _find_step(unrolled, *last), run_step, backstage, [])
+    course = _Course(
+        None if last is None else find_step([step.stage for step in unrolled], last), run_step, backstage, []
+    )
     if course.take(recipe.steps, 0):
         return course.records
     if recipe.loop is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from vitreous import __version__
-from vitreous.engine.course import follow_recipe, measure_class_resolution
+from vitreous.engine.course import find_step, follow_recipe, measure_class_resolution
 from vitreous.engine.executors import Crew, open_crew
 from vitreous.engine.ledger import Ledger, open_ledger
 from vitreous.engine.listener import Listener, Silence
@@ -160,8 +160,7 @@ def _parse_until(until: str, names: Sequence[str]) -> tuple[str, int]:
 def _has_new(project: Project, names: Sequence[str], last: tuple[str, int] | None = None) -> bool:
     """Return whether the project has no run yet of one of these stages, up to the last one."""
     if last is not None:
-        ends = [i for i, name in enumerate(names, start=1) if name == last[0]]
-        names = names[: ends[last[1] - 1]]
+        names = names[: find_step(names, last) + 1]
     return not {record.stage for record in read_done_records(project.root)}.issuperset(names)
 
 

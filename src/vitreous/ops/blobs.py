@@ -13,7 +13,9 @@ from vitreous.ops.templates import compute_local_correlation, make_disc
 
 __all__ = [
     "MASK_FRACTION",
+    "correlate_disc",
     "find_outer_diameter",
+    "list_diameters",
     "measure_radial_profile",
     "resample_for_picking",
     "score_diameters",
@@ -23,6 +25,7 @@ MASK_FRACTION = 0.7
 """Radius of the mask of a matched filter, in diameters: the particle and a ring of what is around it."""
 
 _CLIP_SIGMA = 6.0
+_STEP = 1.15
 _LEAST_PLACES = 15
 
 
@@ -71,6 +74,21 @@ def resample_for_picking(
     return _reduce(spectrum, shape, pixel_size_angstrom, target_pixel_size_angstrom, high_pass_angstrom)
 
 
+def list_diameters(low_angstrom: float, high_angstrom: float) -> list[float]:
+    """Return the diameters to try between two, Å, each about 15 % above the one before."""
+    n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(_STEP)))
+    diameters: list[float] = np.geomspace(low_angstrom, high_angstrom, n).tolist()
+    return diameters
+
+
+def correlate_disc(image: Tensor, diameter_px: float) -> Tensor:
+    """Return the local correlation of an image `(ny, nx)` with a dark disc centred at each pixel, -1 to 1."""
+    shape = (image.shape[0], image.shape[1])
+    disc = -make_disc(shape, diameter_px / 2, device=image.device)
+    mask = make_disc(shape, MASK_FRACTION * diameter_px, device=image.device)
+    return compute_local_correlation(image, disc[None], mask)[0][0]
+
+
 def score_diameters(
     image: Tensor, pixel_size_angstrom: float, diameters_angstrom: Sequence[float], junk: Tensor | None = None
 ) -> Tensor:
@@ -87,13 +105,10 @@ def score_diameters(
     for diameter in diameters_angstrom:
         small, pixels = _reduce(spectrum, shape, pixel_size_angstrom, diameter / 12, 4 * diameter)
         pixel = float(pixels.mean())
-        size = (small.shape[0], small.shape[1])
-        disc = -make_disc(size, diameter / 2 / pixel, device=small.device)
-        mask = make_disc(size, MASK_FRACTION * diameter / pixel, device=small.device)
-        correlation = compute_local_correlation(small, disc[None], mask)[0][0]
+        correlation = correlate_disc(small, diameter / pixel)
         room = small.numel() * (pixel / diameter) ** 2
         if junk is not None:
-            covered = functional.interpolate(junk[None, None].float(), size, mode="nearest")[0, 0] > 0
+            covered = functional.interpolate(junk[None, None].float(), small.shape, mode="nearest")[0, 0] > 0
             correlation = torch.where(covered, 0.0, correlation)
             room *= 1 - float(covered.float().mean())
         n_best = max(5, int(0.1 * room), int(min(_LEAST_PLACES, 0.3 * room)))

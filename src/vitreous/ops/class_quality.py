@@ -58,16 +58,16 @@ FEATURES = {
 """Features in the order of their columns, and what a class fails by where one tells against it.
 
 detail: ln of cycles per diameter that are resolved, 10 at most; detail_relative: less the typical; correlation_a_b: mean ring
-correlation at a to b cycles per diameter; fine_power: ln of shared power at 2 to 5 cycles over that at 0.5 to 2; signal: ln
-of 1 + signal over noise of the average, summed over coefficients; signal_relative: that of one image, over the typical;
-explained_coarse, explained_fine: ln of the power of one image that its class explains, at 0.5 to 2 and at 2 to 5 cycles, over
-the typical; scatter: what is left of one image's power less the typical, over the typical explained, at 0.5 to 5 cycles;
-offset: of the centre of mass, in diameters; solidity: share of the bright area in its largest piece; contact: share of the
-mask's rim that is bright; area: ln of the bright area over that of the particle's circle; outline: length of its outline over
-that of a circle of its area; round: share of variance that turning leaves; ramp: share of variance of a slope; dark: depth of
-the darkest over height of the brightest; profile: correlation of the radial profile with the typical; outside: deviation
-beyond 0.6 diameters over that within half of one.
-"""
+correlation at a to b cycles per diameter; fine_power: ln of shared power at 2 to 5 cycles over that at 0.5 to 2; signal: ln of
+1 + signal over noise of the average, summed over coefficients; signal_relative: that of one image, over the typical;
+coarse_expected, fine_expected: ln of signal over noise at 0.5 to 2 and at 2 to 5 cycles, over that of so many images of the
+typical class; correlation_expected: mean ring correlation at 2 to 5 cycles less theirs; scatter: what is left of one image's
+power less the typical, over the typical explained, at 0.5 to 5 cycles; offset: of the centre of mass, in diameters; solidity:
+share of the bright area in its largest piece; contact: share of the mask's rim that is bright; area: ln of the bright area over
+that of the particle's circle; outline: length of its outline over that of a circle of its area; round: share of variance that
+turning leaves; round_relative, area_relative: these less the typical; ramp: share of variance of a slope; dark: depth of the
+darkest over height of the brightest; profile: correlation of the radial profile with the typical; outside: deviation beyond 0.6
+diameters over that within half of one."""
 
 REASONS = tuple(dict.fromkeys(FEATURES.values()))
 """What a class can fail by."""

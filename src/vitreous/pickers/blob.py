@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vitreous.ops.align2d import ClassificationSettings, classify_images
 from vitreous.ops.blobs import (
-    MASK_FRACTION,
+    correlate_disc,
     find_outer_diameter,
+    list_diameters,
     measure_radial_profile,
     resample_for_picking,
     score_diameters,
@@ -21,7 +22,7 @@ from vitreous.ops.class_halves import add_images, average_halves, make_empty_sum
 from vitreous.ops.extent import choose_extent, measure_extents
 from vitreous.ops.junk import find_junk, look_up_junk
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.templates import compute_local_correlation, make_disc, make_radial_window
+from vitreous.ops.templates import make_radial_window
 from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
 
 __all__ = [
@@ -77,11 +78,8 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
     profiles = []
     for image in images:
         small, pixels = reduce_micrograph(image, pixel_size_angstrom, diameter_angstrom)
-        pixel, shape = float(pixels.mean()), (small.shape[0], small.shape[1])
-        disc = -make_disc(shape, diameter_angstrom / 2 / pixel, device=small.device)
-        mask = make_disc(shape, MASK_FRACTION * diameter_angstrom / pixel, device=small.device)
-        correlation, _ = compute_local_correlation(small, disc[None], mask)
-        elements = find_peaks(correlation[0], 0.8 * diameter_angstrom / pixel, 0.0)[1]
+        pixel = float(pixels.mean())
+        elements = find_peaks(correlate_disc(small, diameter_angstrom / pixel), 0.8 * diameter_angstrom / pixel, 0.0)[1]
         xy = elements[:, ::-1] * (pixels.flip(0).double().numpy() / pixel_size_angstrom)
         junk = find_junk(image, pixel_size_angstrom, diameter_angstrom, xy[: max(5, len(xy) // 4)])
         elements = elements[look_up_junk(junk, xy) == ""][:_N_BEST]
@@ -157,15 +155,14 @@ def estimate_diameter(
         From the disc that stands out most: the outer edge of the mean profile of what it finds, and the longest extent in 2D
         class averages of some of that.
     """
-    n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(1.15)))
-    diameters = np.geomspace(low_angstrom, high_angstrom, n)
+    diameters = list_diameters(low_angstrom, high_angstrom)
     # What is junk hardly depends on the diameter, which is not known yet; lumps of ice would be taken for large particles.
     middle, nowhere = math.sqrt(low_angstrom * high_angstrom), np.empty((0, 2))
-    scores = torch.zeros(n)
+    scores = torch.zeros(len(diameters))
     for image in images:
         junk = torch.from_numpy(find_junk(image, pixel_size_angstrom, middle, nowhere).kinds > 0).to(image.device)
-        scores += score_diameters(image, pixel_size_angstrom, diameters.tolist(), junk).cpu()
-    disc = float(diameters[int(scores.argmax())])
+        scores += score_diameters(image, pixel_size_angstrom, diameters, junk).cpu()
+    disc = diameters[int(scores.argmax())]
     profile = learn_profile(images, pixel_size_angstrom, disc)
     outer = find_outer_diameter(profile, disc / PICKING_SAMPLES)
     # The edge of a profile can be far off where particles are rare; the disc is never wrong by more than this.

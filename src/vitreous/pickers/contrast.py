@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitreous.ops.blobs import MASK_FRACTION, resample_for_picking, score_diameters
-from vitreous.ops.templates import compute_local_correlation, make_disc
+from vitreous.ops.blobs import correlate_disc, list_diameters, resample_for_picking, score_diameters
 
 __all__ = ["Contrast", "get_known_contrast", "measure_contrast", "measure_darkness_at"]
 
 Contrast = Literal["dark", "bright"]
 
-_STEP = 1.15
 _SHARE, _LEAST, _MOST = 0.45, 0.05, 0.6
 _SAMPLES = 12
 
@@ -46,8 +44,7 @@ def measure_contrast(
     low_angstrom, high_angstrom
         Diameters to try.
     """
-    n = max(2, 1 + round(np.log(high_angstrom / low_angstrom) / np.log(_STEP)))
-    diameters = np.geomspace(low_angstrom, high_angstrom, n).tolist()
+    diameters = list_diameters(low_angstrom, high_angstrom)
     scores = torch.stack([score_diameters(image, pixel_size_angstrom, diameters).cpu() for image in images])
     mean = scores.mean(dim=0)
     largest = torch.nonzero(mean.abs() >= _SHARE * mean.abs().max())[-1, 0]
@@ -74,10 +71,7 @@ def measure_darkness_at(
     small, pixels = resample_for_picking(
         image, pixel_size_angstrom, diameter_angstrom / _SAMPLES, 4 * diameter_angstrom
     )
-    pixel, shape = float(pixels.mean()), (small.shape[0], small.shape[1])
-    disc = -make_disc(shape, diameter_angstrom / 2 / pixel, device=small.device)
-    mask = make_disc(shape, MASK_FRACTION * diameter_angstrom / pixel, device=small.device)
-    correlation = compute_local_correlation(small, disc[None], mask)[0][0].double().cpu().numpy()
+    correlation = correlate_disc(small, diameter_angstrom / float(pixels.mean())).double().cpu().numpy()
     place = np.rint(xy_px * (pixel_size_angstrom / pixels.flip(0).double().numpy())).astype(np.int64)
-    column, row = (np.clip(place[:, axis], 0, shape[1 - axis] - 1) for axis in (0, 1))
+    column, row = (np.clip(place[:, axis], 0, small.shape[1 - axis] - 1) for axis in (0, 1))
     return np.asarray(correlation[row, column])

@@ -14,7 +14,7 @@ from vitreous.ops.false_peaks import measure_noise_field
 from vitreous.ops.fourier import find_good_size
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.template_bank import correlate_bank, make_bank, measure_local_deviation
-from vitreous.ops.whitening import estimate_noise_amplitude, expand_amplitude
+from vitreous.ops.whitening import estimate_noise_amplitude
 
 __all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise", "match_templates"]
 
@@ -64,14 +64,14 @@ def estimate_noise(image: Tensor, settings: MatchSettings, pixels_angstrom: Tens
 
 
 def _predict_noise_peaks(
-    ncc: NDArray[np.float64], n_px: int, amplitude: Tensor, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
+    ncc: NDArray[np.float64], n_px: int, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
 ) -> NDArray[np.float64]:
-    """Return how many peaks of noise are expected to correlate with any template as well as each candidate does.
+    """Return how many peaks of white noise are expected to correlate with any template as well as each candidate does.
 
     The sum over templates: at most that, since templates that are alike find the same peaks.
     """
     side = find_good_size(2 * mask.shape[0])
-    power = expand_amplitude(amplitude, (side, side)).square()
+    power = torch.ones(side, side // 2 + 1, device=mask.device)
     expected = np.zeros(len(ncc))
     for windows, _ in banks:
         expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(
@@ -87,7 +87,6 @@ def match_templates(
     banks: Sequence[tuple[Tensor, Tensor]],
     settings: MatchSettings,
     plain: Tensor | None = None,
-    noise: Tensor | None = None,
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
@@ -109,10 +108,8 @@ def match_templates(
     settings
         How candidates are told apart.
     plain
-        The image before its noise was whitened, in which the local power is measured; `image` where it was not.
-    noise
-        Amplitude of the noise of `image`, where known, as `estimate_noise` measures it. Where it is far from white, fewer peaks
-        are predicted than there are.
+        The image before its noise was whitened, in which the local power is measured; None where it was not. How many peaks noise
+        has is known only of white noise.
     """
     pixel = float(pixels_angstrom.mean())
     size = compute_window_size(settings, pixels_angstrom)
@@ -130,14 +127,13 @@ def match_templates(
     best = best * relative.clamp_max(_MOST_CONTRAST)
     xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
+    ncc = best[y, x].double().cpu().numpy()
+    expected = np.full(len(ncc), np.nan)
     if plain is not None:
         deviation = measure_local_deviation(plain, mask)
         relative = deviation / deviation.median()
+        expected = _predict_noise_peaks(ncc, image.numel(), banks, mask)
     power = 2 * torch.log10(relative[y, x])
-    ncc = best[y, x].double().cpu().numpy()
-    expected = np.full(len(ncc), np.nan)
-    if noise is not None:
-        expected = _predict_noise_peaks(ncc, image.numel(), noise, banks, mask)
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,

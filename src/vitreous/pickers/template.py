@@ -111,10 +111,10 @@ def pick_templates(
         )
     scale = pixel / templates.pixel_size_angstrom
     smooth = _low_pass(templates.images.to(small.device), 0.45 / max(scale, 0.9))
-    matched, noise = small, None
+    matched, plain = small, None
     if whitened:
         amplitude = estimate_noise(small, settings, pixels)
-        matched, smooth = whiten(small, amplitude), whiten(smooth, amplitude, 1 / scale)
-        noise = torch.ones_like(amplitude)
+        matched, plain = whiten(small, amplitude), small
+        smooth = whiten(smooth, amplitude, 1 / scale)
     banks = [_make_windows(average, scale, box, angle_step_deg, window, ctf) for average in smooth]
-    return match_templates(matched, pixels, optics.pixel_size_angstrom, banks, settings, small, noise)
+    return match_templates(matched, pixels, optics.pixel_size_angstrom, banks, settings, plain)

@@ -10,6 +10,7 @@ from vitreous.errors import UserError
 from vitreous.io.mrc import read_mrc_header
 from vitreous.io.named_images import IMAGES_SCHEMA
 from vitreous.io.stacks import read_particle_images
+from vitreous.model.tables import TABLES
 
 __all__ = ["IMAGE_COLUMNS", "choose_images"]
 
@@ -28,13 +29,8 @@ _SAME_SIZE = 1e-3
 
 
 def _drop_images(picks: pl.DataFrame) -> pl.DataFrame:
-    schema = {
-        "stack_path": pl.String,
-        "stack_index": pl.Int64,
-        "box_px": pl.Int64,
-        "stack_pixel_size_angstrom": pl.Float64,
-    }
-    return picks.drop(*IMAGES_SCHEMA).with_columns(pl.lit(None, dtype).alias(name) for name, dtype in schema.items())
+    schema = TABLES["particles"].schema
+    return picks.drop(*IMAGES_SCHEMA).with_columns(pl.lit(None, schema[name]).alias(name) for name in IMAGE_COLUMNS)
 
 
 def _measure_stacks(positives: pl.DataFrame) -> pl.DataFrame:

@@ -32,8 +32,8 @@ def settle_defocus(micrographs: pl.DataFrame) -> pl.DataFrame:
     others it is none, of any: what was averaged without a CTF is then compared without one, which is right to the first zero
     for micrographs of about one defocus, while wrong zeros would be wrong in every one.
     """
-    doubtful = micrographs.select(is_ctf_doubtful()).to_series()
     fitted = micrographs["defocus_u_angstrom"].is_not_null()
+    doubtful = fitted & micrographs.select(is_ctf_doubtful()).to_series()
     if not doubtful.any():
         return micrographs
     good = micrographs.filter(fitted & ~doubtful)
