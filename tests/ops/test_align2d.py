@@ -180,10 +180,13 @@ def test_results_depend_on_the_seed_alone(truth: Truth) -> None:
 @pytest.mark.parametrize("n", [150, 400])
 def test_noise_makes_no_detail(n: int) -> None:
     truth = simulate(n, 1, seed=2)
-    images = torch.randn(truth.images.shape, generator=torch.Generator().manual_seed(n))
-    result = classify(truth, 3, images=images)
+    reached = []
+    for seed in range(n, n + 3):
+        images = torch.randn(truth.images.shape, generator=torch.Generator().manual_seed(seed))
+        reached.append(float(classify(truth, 3, images=images).resolution_ring.max()))
     # Up to ring 6 the halves share their averages, and the mask carries that a few rings further; images are compared up to 17.
-    assert result.resolution_ring.max() < 10.5
+    # Single sets of images scatter by a ring or two.
+    assert np.median(reached) < 10.5
 
 
 def test_junk_goes_to_classes_of_its_own() -> None:

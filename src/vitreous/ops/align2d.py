@@ -21,7 +21,13 @@ from vitreous.ops.average2d import (
 )
 from vitreous.ops.harmonic2d import Poses, Search, Sums, compare_images, make_shifts
 from vitreous.ops.maximise2d import Maximiser, Model, blend_sums, move_classes, total_sums
-from vitreous.ops.prepare2d import ClassificationSettings, choose_grid, prepare_images, start_references
+from vitreous.ops.prepare2d import (
+    ClassificationSettings,
+    choose_grid,
+    measure_colour,
+    prepare_images,
+    start_references,
+)
 from vitreous.ops.split2d import align_members, choose_splits, find_split, split_classes
 
 __all__ = ["Alignment", "ClassificationSettings", "classify_images"]
@@ -81,14 +87,22 @@ class _Classifier:
         device: torch.device | str,
     ) -> None:
         n, n_px = len(images), images.shape[-1]
-        self.settings = settings
+        colour = measure_colour(images, settings)
+        first, last = (min(ring, colour.last_ring) for ring in (settings.first_ring, settings.last_ring))
+        self.settings = settings = replace(settings, first_ring=first, last_ring=last)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.grid = choose_grid(n_px, settings.last_ring, settings)
-        self.data, profile, self.passed = prepare_images(images, ctf, self.grid, settings, device)
+        prepared = prepare_images(images, ctf, colour, self.grid, settings, device)
+        self.data, self.passed = prepared.images, prepared.passed
         self.maximiser = Maximiser(
-            self.grid, settings.mask_radius_px, settings.mask_edge_px, settings.first_ring, settings.recentre_threshold
+            self.grid,
+            settings.mask_radius_px,
+            settings.mask_edge_px,
+            settings.first_ring,
+            settings.recentre_threshold,
+            colour.amplitude[1 : self.grid.n_rings + 1],
         )
-        start = start_references(self.data, profile, self.grid, settings.first_ring, settings.n_classes, self.generator)
+        start = start_references(prepared, self.grid, settings.first_ring, settings.n_classes, self.generator)
         start = self.maximiser.apply_mask(start)
         share = torch.full((settings.n_classes,), 1 / settings.n_classes)
         self.model = Model(
@@ -284,9 +298,9 @@ def classify_images(
     Parameters
     ----------
     images
-        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1. They are read some at a time,
-        twice: at the start, and for the averages at the end. What is kept of each are 2 R H numbers of two bytes, R being the
-        last ring and H about 4 R at most.
+        `(n, N, N)`, protein bright, centred at N // 2, background of mean 0 and deviation 1; noise of any colour is whitened.
+        They are read some at a time, at the start and for the averages at the end. What is kept of each are 2 R H numbers of two
+        bytes, R being the last ring and H about 4 R at most.
     ctf
         Returns the CTF `(b, N, N // 2 + 1)` of the images with indices `(b,)`, positive at low frequency (these images are
         inverted); None: as if 1.

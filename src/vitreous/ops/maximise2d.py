@@ -89,13 +89,21 @@ class Maximiser:
         its own, so that noise that images were aligned to is not common to both and their correlation is that of what is there.
     recentre_threshold
         What exceeds this part of an average's peak counts for its mass centre.
+    amplitude
+        `(R,)`: what rings of the images were divided by, and averages are multiplied by for their mass centres.
     """
 
     def __init__(
-        self, grid: PolarGrid, mask_radius_px: float, edge_px: float, shared_ring: int, recentre_threshold: float
+        self,
+        grid: PolarGrid,
+        mask_radius_px: float,
+        edge_px: float,
+        shared_ring: int,
+        recentre_threshold: float,
+        amplitude: Tensor,
     ) -> None:
         self.grid, self.mask_radius_px, self.shared_ring = grid, mask_radius_px, shared_ring
-        self.recentre_threshold = recentre_threshold
+        self.recentre_threshold, self.amplitude = recentre_threshold, amplitude
         self._operator = compute_mask_operator(grid, mask_radius_px, edge_px).flatten(0, 1)
         self._mask_power = float(make_soft_circle(grid.n_px, mask_radius_px, edge_px).square().mean())
         self._ring_weight = compute_ring_weights(grid)[..., None, None]
@@ -167,7 +175,7 @@ class Maximiser:
 
     def find_centres(self, average: Tensor) -> Tensor:
         """Return where the mass of averages `(2, E, K, R)` lies, `(K, 2)` as (y, x), px."""
-        return find_mass_centre(average, self.grid, self.mask_radius_px, self.recentre_threshold)
+        return find_mass_centre(average * self.amplitude, self.grid, self.mask_radius_px, self.recentre_threshold)
 
 
 def blend_sums(old: list[Sums], new: list[Sums], kept: float, scale: float) -> list[Sums]:

@@ -34,6 +34,7 @@ __all__ = [
     "compute_mask_operator",
     "compute_ring_weights",
     "find_mass_centre",
+    "make_outer_mask",
     "shift_harmonics",
 ]
 
@@ -174,6 +175,12 @@ def _sample(spectra, index, weights, out):  # type: ignore[no-untyped-def] # noq
             out[i, j] = complex(real, imaginary)
 
 
+def make_outer_mask(n_px: int, outer_radius_px: float) -> Tensor:
+    """Return the soft circle that images are put under before they are sampled: within their edges, whatever the radius."""
+    edge = max(3.0, 0.05 * n_px)
+    return make_soft_circle(n_px, min(outer_radius_px, n_px / 2 - edge), edge)
+
+
 class PolarSampler:
     """Samples the transforms of images on a polar grid, through a transform padded twofold.
 
@@ -187,8 +194,7 @@ class PolarSampler:
 
     def __init__(self, grid: PolarGrid, outer_radius_px: float) -> None:
         n_px = grid.n_px
-        edge = max(3.0, 0.05 * n_px)
-        self.mask = make_soft_circle(n_px, min(outer_radius_px, n_px / 2 - edge), edge)
+        self.mask = make_outer_mask(n_px, outer_radius_px)
         self._grid, self._fine = grid, n_px * PADDING
         kernel = compute_kernel_transform((torch.arange(n_px) - n_px // 2).double() / self._fine).float()
         self._gridding = kernel[:, None] * kernel

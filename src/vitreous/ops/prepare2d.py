@@ -8,14 +8,26 @@ import torch
 from torch import Tensor
 
 from vitreous.ops.average2d import ImageSource, compute_power
-from vitreous.ops.fourier import compute_radial_mean, rfft2
+from vitreous.ops.fourier import compute_radial_mean, irfft2, rfft2
 from vitreous.ops.harmonic2d import PolarImages
-from vitreous.ops.polar2d import PolarGrid, PolarSampler, compute_harmonics
+from vitreous.ops.polar2d import PolarGrid, PolarSampler, compute_harmonics, make_outer_mask
+from vitreous.ops.whitening import expand_amplitude, limit_amplitude, whiten
 
-__all__ = ["ClassificationSettings", "choose_grid", "prepare_images", "start_references"]
+__all__ = [
+    "ClassificationSettings",
+    "Colour",
+    "Prepared",
+    "choose_grid",
+    "measure_colour",
+    "prepare_images",
+    "start_references",
+]
 
 _CHUNK = 128
 _N_SEEDS = 12
+_N_MEASURED = 1024
+"""Images that tell how strong each ring is."""
+_LEAST_OWN, _FEWEST_RINGS = 0.5, 3
 
 
 @dataclass(frozen=True)
@@ -54,20 +66,86 @@ def choose_grid(n_px: int, n_rings: int, settings: ClassificationSettings, store
     return PolarGrid(n_px, n_rings, stored_half // stride, n_even)
 
 
+@dataclass(frozen=True)
+class Colour:
+    """How strong images are at each frequency, and how far they go."""
+
+    amplitude: Tensor
+    """Of rings 0 to N // 2; what whitening divides by."""
+    last_ring: int
+    """Beyond, a ring under the circle holds less of its own than what the circle's edge brings into it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images that are ready to be compared."""
+
+    images: PolarImages
+    """Whitened, then under a circle."""
+    profile: Tensor
+    """`(n, radii)`: radial means of the whitened images."""
+    passed: float
+    """What part of white noise the circle lets through."""
+
+
+def _get_outer_radius(settings: ClassificationSettings) -> float:
+    return settings.mask_radius_px + settings.mask_edge_px + settings.max_shift_px
+
+
+def _measure_ring_power(images: ImageSource) -> Tensor:
+    """Return the mean |transform|² / N² of images at rings 0 to N // 2, free of what their edges make.
+
+    Under a cosine window: images that are cut out are not periodic, and strong rings would show in all others.
+    """
+    n, n_px = images.shape[0], images.shape[-1]
+    line = torch.hann_window(n_px)
+    window = line[:, None] * line
+    chosen = torch.linspace(0, n - 1, min(n, _N_MEASURED)).round().long()
+    total = torch.zeros(n_px // 2 + 1)
+    for index in torch.split(chosen, _CHUNK):
+        power = compute_power(rfft2(images[index].float().cpu() * window))
+        total += compute_radial_mean(power, (n_px, n_px)).sum(dim=0)
+    return total / (len(chosen) * n_px**2 * window.square().mean())
+
+
+def measure_colour(images: ImageSource, settings: ClassificationSettings) -> Colour:
+    """Measure how strong images `(n, N, N)` are at each frequency.
+
+    What is strong in few rings, as where images were low-passed or the ice varies, must be divided out before a circle cuts it
+    off: the edge would put some of it into all rings, where it is nothing new but would count as if it were. Where images were
+    low-passed so far that even then the edge's part is the greater, nothing is compared.
+    """
+    n_px = images.shape[-1]
+    amplitude = _measure_ring_power(images).sqrt()
+    # At 0 images tell nothing: their background was subtracted.
+    amplitude[0] = amplitude[1]
+    divided = limit_amplitude(amplitude)
+    fine = (2 * n_px, 2 * n_px)
+    # The spectrum of noise under a mask is the transform of its covariance times the mask's.
+    covariance = irfft2(expand_amplitude(amplitude / divided, fine).square(), fine)
+    mask = torch.nn.functional.pad(make_outer_mask(n_px, _get_outer_radius(settings)), (0, n_px, 0, n_px))
+    shared = irfft2(compute_power(rfft2(mask)), fine)
+    under = compute_radial_mean(rfft2(covariance * shared / shared[0, 0]).real, fine)[::2]
+    own = (amplitude / divided).square()[1:] / under[1 : len(amplitude)].clamp_min(1e-20)
+    short = torch.nonzero(own < _LEAST_OWN)[:, 0]
+    last = int(short[0]) if len(short) else len(own)
+    return Colour(divided, max(last, min(_FEWEST_RINGS, settings.last_ring)))
+
+
 def prepare_images(
     images: ImageSource,
     ctf: Callable[[Tensor], Tensor] | None,
+    colour: Colour,
     grid: PolarGrid,
     settings: ClassificationSettings,
     device: torch.device | str,
-) -> tuple[PolarImages, Tensor, float]:
-    """Return the images on the polar grid, their radial profiles, and what part of white noise the mask lets through.
+) -> Prepared:
+    """Whiten images and sample them on the polar grid.
 
     The samples, four bytes each, are on the device; what they are made of is read some at a time.
     """
     n, n_px = len(images), grid.n_px
-    outer = settings.mask_radius_px + settings.mask_edge_px + settings.max_shift_px
-    sampler = PolarSampler(grid, outer)
+    sampler = PolarSampler(grid, _get_outer_radius(settings))
     values = torch.empty(n, grid.n_rings, grid.n_half, 2, dtype=torch.float16)
     ctf_power, image_power = torch.ones(n, grid.n_rings), torch.empty(n, grid.n_rings)
     offset = torch.arange(n_px) - n_px // 2
@@ -75,7 +153,7 @@ def prepare_images(
     inside = ring <= settings.mask_radius_px
     profile = torch.zeros(n, int(ring[inside].max()) + 1)
     for index in torch.split(torch.arange(n), _CHUNK):
-        chunk = images[index].float().cpu()
+        chunk = whiten(images[index].float().cpu(), colour.amplitude)
         factor = None if ctf is None else ctf(index).cpu()
         values[index] = torch.view_as_real(sampler.sample(chunk, factor) / n_px).half()
         power = compute_power(rfft2(chunk * sampler.mask))
@@ -84,17 +162,19 @@ def prepare_images(
             ctf_power[index] = compute_radial_mean(factor.square(), (n_px, n_px), grid.n_rings + 1)[:, 1:]
         profile[index] = profile[index].index_add_(1, ring[inside], chunk.flatten(1)[:, inside])
     profile /= torch.bincount(ring[inside]).clamp_min(1)
-    return PolarImages(values.to(device), ctf_power, image_power), profile, float(sampler.mask.square().mean())
+    found = PolarImages(values.to(device), ctf_power, image_power)
+    return Prepared(found, profile, float(sampler.mask.square().mean()))
 
 
 def start_references(
-    data: PolarImages, profile: Tensor, grid: PolarGrid, first_ring: int, n_classes: int, generator: torch.Generator
+    prepared: Prepared, grid: PolarGrid, first_ring: int, n_classes: int, generator: torch.Generator
 ) -> Tensor:
     """Return the first references: groups of images alike in their radial profiles, a few members of each summed unaligned.
 
     Grouping by what turning does not change parts particles from junk at once; summing few members breaks the symmetry of
     angles.
     """
+    data, profile = prepared.images, prepared.profile
     profile = (profile - profile.mean(dim=0)) / profile.std(dim=0).clamp_min(1e-6)
     centres = profile[torch.randperm(len(profile), generator=generator)[:n_classes]]
     for _ in range(15):

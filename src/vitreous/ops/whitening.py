@@ -6,7 +6,7 @@ from torch import Tensor
 from vitreous.ops.fourier import compute_frequency_2d, compute_radial_mean, irfft2, rfft2
 from vitreous.ops.spectra import compute_tile_spectra
 
-__all__ = ["estimate_noise_amplitude", "expand_amplitude", "whiten"]
+__all__ = ["estimate_noise_amplitude", "expand_amplitude", "limit_amplitude", "whiten"]
 
 _QUIET_SHARE, _LEAST_TILES = 0.3, 3
 """Of the tiles, those with the least power in their coarser half are taken for noise."""
@@ -43,6 +43,11 @@ def estimate_noise_amplitude(image: Tensor, tile_px: int) -> Tensor:
     return amplitude / amplitude.max()
 
 
+def limit_amplitude(amplitude: Tensor) -> Tensor:
+    """Return what of an amplitude may be divided by: no less than a twentieth of its greatest value."""
+    return amplitude.clamp_min(_FLOOR * float(amplitude.max()))
+
+
 def expand_amplitude(amplitude: Tensor, shape: tuple[int, int], pixel_ratio: float = 1.0) -> Tensor:
     """Return an amplitude, given from frequency 0 to Nyquist, on the half spectrum of images of `shape`.
 
@@ -64,7 +69,7 @@ def whiten(images: Tensor, amplitude: Tensor, pixel_ratio: float = 1.0) -> Tenso
     images
         `(..., ny, nx)`.
     amplitude
-        As `expand_amplitude` takes it. No less than a twentieth of its greatest value is divided by.
+        As `expand_amplitude` takes it; divided by as `limit_amplitude` says.
     pixel_ratio
         Pixel size of the images over that of the image whose amplitude it is.
 
@@ -74,5 +79,4 @@ def whiten(images: Tensor, amplitude: Tensor, pixel_ratio: float = 1.0) -> Tenso
     filter: North 1943, doi:10.1109/PROC.1963.2383).
     """
     shape = (images.shape[-2], images.shape[-1])
-    usable = amplitude.clamp_min(_FLOOR * float(amplitude.max()))
-    return irfft2(rfft2(images) / expand_amplitude(usable, shape, pixel_ratio), shape)
+    return irfft2(rfft2(images) / expand_amplitude(limit_amplitude(amplitude), shape, pixel_ratio), shape)
