@@ -52,3 +52,10 @@ def test_the_long_view_is_chosen_not_the_rare_clump() -> None:
     assert choose_extent(extents, np.array([30, 40, 60, 2, 50])) == 20.0
     assert choose_extent(extents, np.array([100, 100, 10, 2, 0])) == 12.0
     assert choose_extent(np.full(2, np.nan), np.array([5, 5])) is None
+
+
+def test_all_but_the_smallest_of_many_classes_count() -> None:
+    extents = np.r_[np.full(25, 20.0), np.full(25, 30.0), 60.0]
+    assert choose_extent(extents, np.r_[np.full(50, 100), 10]) == 30.0
+    extents[:25] = np.nan
+    assert choose_extent(extents, np.r_[np.full(50, 100), 10]) == 30.0

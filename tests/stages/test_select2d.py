@@ -145,6 +145,24 @@ def test_measures_of_each_class(tables: Place) -> None:
     assert classes["view_score"][:2].is_between(0.05, 0.8).all()
 
 
+def measure_length(kind: str) -> float:
+    points = np.argwhere(draw(kind) > 0.1 * draw(kind).max())
+    return float(np.linalg.norm(points[:, None] - points[None, :], axis=-1).max()) * PIXEL
+
+
+def test_the_diameter_is_that_of_the_longest_selected_view(tables: Place) -> None:
+    # Averages are smoothed before they are measured, which makes small particles somewhat longer.
+    longest = max(measure_length(kind) for kind in ("front", "side"))
+    assert run(tables).tables["classes"]["diameter_angstrom"].to_list() == pytest.approx([longest] * 4, rel=0.12)
+    root, found = tables
+    wrong = {**found, "classes": found["classes"].with_columns(diameter_angstrom=pl.lit(0.8 * longest))}
+    saved = run((root, wrong))
+    assert saved.tables["classes"]["diameter_angstrom"][0] == pytest.approx(longest, rel=0.12)
+    assert any(f"{0.8 * longest:.0f} Å was assumed" in warning for warning in saved.warnings)
+    noise = run(tables, decide("1", "reject"), decide("2", "reject"), decide("4", "accept"))
+    assert noise.tables["classes"]["diameter_angstrom"].to_list() == [DIAMETER] * 4
+
+
 def test_a_rare_view_is_kept(tables: Place) -> None:
     root, found = tables
     n_rare = 15

@@ -21,7 +21,7 @@ _LEAST_CLARITY = 6.0
 """Deviations of its noise that the brightest part of an average is above the background, for its outline to be known."""
 _WIDEST = 0.8
 """Of the box's side: what is longer reaches into the background."""
-_LEAST_SHARE, _QUANTILE = 0.05, 0.8
+_LEAST_SHARE, _LEAST_PART, _QUANTILE = 0.05, 0.5, 0.8
 
 
 def _measure_longest(inside: NDArray[np.bool_]) -> float:
@@ -84,9 +84,11 @@ def choose_extent(extents: NDArray[np.float64], n_images: NDArray[np.int64]) -> 
     extents
         Of each class, not-a-number where not known, `(K,)`.
     n_images
-        In each class, `(K,)`; classes of less than a twentieth of all do not count.
+        In each class, `(K,)`; classes of less than a twentieth of all do not count, or of many classes those that have less than
+        half of an equal share.
     """
-    used = np.isfinite(extents) & (n_images >= _LEAST_SHARE * n_images.sum())
+    least = min(_LEAST_SHARE, _LEAST_PART / max(len(n_images), 1))
+    used = np.isfinite(extents) & (n_images >= least * n_images.sum())
     if not used.any():
         return None
     order = np.argsort(extents[used])

@@ -1,6 +1,6 @@
 """Choose the 2D classes that show particles: by a model of what classes look like, with people's verdicts over it.
 
-The particles of the other classes become negatives; nothing is deleted.
+The particles of the other classes become negatives; nothing is deleted. How long particles are is measured in the averages.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from vitreous.ops.class_halves import (
 )
 from vitreous.ops.class_matching import compare_averages
 from vitreous.ops.class_quality import FEATURES, compute_class_features, find_reasons, score_classes
+from vitreous.ops.extent import choose_extent, measure_extents
 from vitreous.stages.images import compute_particle_ctf
 
 __all__ = ["STAGE", "Select2dParams"]
@@ -39,6 +40,7 @@ _IMAGES_AT_ONCE = 2000
 _MODEL = "class_model.json"
 _MAX_SHIFT = 0.1
 _LEAST_IN_HALF = 2
+_DIAMETERS_DIFFER = 0.15
 
 
 class Select2dParams(StageParams):
@@ -65,6 +67,8 @@ class _Measured:
     reasons: list[str]
     resolution_angstrom: NDArray[np.float64]
     likeness: NDArray[np.float64]
+    extent_angstrom: NDArray[np.float64]
+    """Not-a-number where not clear."""
 
 
 def _sum_images(inputs: Inputs, classes: pl.DataFrame, context: Context) -> HalfSums:
@@ -132,6 +136,7 @@ def _compute(loaded: _Loaded, params: Select2dParams, progress: Progress) -> _Me
         ],
         resolution_angstrom=n_px * pixel / resolution.ring.double().cpu().numpy(),
         likeness=matched.correlation.double().cpu().numpy(),
+        extent_angstrom=measure_extents(averages[0]) * pixel,
     )
 
 
@@ -184,7 +189,17 @@ def _choose(result: _Measured, inputs: Inputs, params: Select2dParams) -> tuple[
             f"no class scores {params.min_score}; class {inputs['classes']['class_id'][best]}, the best with "
             f"{result.score[best]:.2f}, was kept so that the run could go on: look at the classes"
         )
+    chosen = np.array(selected)
+    assumed = float(inputs["classes"]["diameter_angstrom"][0])
+    longest = choose_extent(result.extent_angstrom[chosen], inputs["classes"]["n_particles"].to_numpy()[chosen])
+    diameter = assumed if longest is None else round(longest, 1)
+    if abs(diameter - assumed) > _DIAMETERS_DIFFER * assumed:
+        warnings.append(
+            f"particles are {diameter:.0f} Å long in the selected classes, {assumed:.0f} Å was assumed; where nobody gave the "
+            "diameter they are picked again with the new one"
+        )
     measured = {
+        "diameter_angstrom": pl.Series([diameter] * len(selected)),
         "resolution_angstrom": pl.Series(result.resolution_angstrom),
         "view_score": pl.Series(_score_views(result.likeness, selected), dtype=pl.Float64),
         "score": pl.Series(result.score),
@@ -218,7 +233,7 @@ def _save(result: _Measured, inputs: Inputs, params: Select2dParams, folder: Run
 
 STAGE = DatasetStage(
     name="select2d",
-    version="6",
+    version="7",
     summary="Choose the 2D classes that show particles; particles of the others become negatives.",
     params=Select2dParams,
     needs=("particles", "micrographs", "classes"),
