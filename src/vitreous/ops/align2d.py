@@ -28,7 +28,7 @@ from vitreous.ops.prepare2d import (
     prepare_images,
     start_references,
 )
-from vitreous.ops.split2d import align_members, choose_splits, find_split, split_classes
+from vitreous.ops.split2d import Split, choose_splits, find_split, split_classes
 
 __all__ = ["Alignment", "ClassificationSettings", "classify_images"]
 
@@ -239,23 +239,35 @@ class _Classifier:
     def exchange(self, batch: Tensor, new: list[Sums], precision: Tensor) -> None:
         """Part classes that hold images of two kinds, in place of those that the images of the batch can do without."""
         n_classes = self.settings.n_classes
-        grid = self.make_search(self.find_coarse_ring(), 0.0, 1.0, 1.0).grid
+        search = self.make_search(self.last, 0.0, 1.0, 1.0)
+        grid = search.grid
         precision = precision[: grid.n_rings]
-        splits, gains = {}, {}
-        for k in range(n_classes):
-            members = batch[self.number[batch] == k]
-            chosen = members[:_MOST_PARTED]
+        members = [batch[self.number[batch] == k] for k in range(n_classes)]
+        generators = [
+            torch.Generator().manual_seed(seed)
+            for seed in torch.randint(2**31, (n_classes,), generator=self.generator).tolist()
+        ]
+
+        def part(k: int) -> Split:
+            chosen = members[k][:_MOST_PARTED]
             half = self.fold[chosen] // (_N_FOLDS // 2)
-            if torch.bincount(half, minlength=2).min() < _FEWEST_PARTED:
-                continue
-            aligned = align_members(self.data, chosen, self.angle[chosen], self.offset[chosen], grid)
             average = self.model.average[:, : grid.n_even, k, : grid.n_rings]
-            splits[k] = find_split(self.data, chosen, half, aligned, average, precision, grid, self.generator)
-            gains[k] = splits[k].gain * len(members) / len(chosen)
+            radius = self.settings.mask_radius_px
+            offset = self.offset[chosen]
+            return find_split(self.data, chosen, half, offset, average, precision, search, radius, generators[k])
+
+        fit = [k for k in range(n_classes) if self.can_be_parted(members[k])]
+        splits = dict(zip(fit, run_single_threaded(part, fit), strict=True))
+        gains = {k: split.gain * len(members[k]) / min(len(members[k]), _MOST_PARTED) for k, split in splits.items()}
         pairs = choose_splits(gains, total_sums(new), max(1, n_classes // 4))
         if pairs:
             self.folds = split_classes(self.folds, pairs, splits)
             self.model = self.maximiser.maximise(self.folds, strict=False)
+
+    def can_be_parted(self, members: Tensor) -> bool:
+        """Return whether enough members of a class are of either half set."""
+        half = self.fold[members[:_MOST_PARTED]] // (_N_FOLDS // 2)
+        return int(torch.bincount(half, minlength=2).min()) >= _FEWEST_PARTED
 
     def recentre(self) -> None:
         """Move classes to their mass centres where that brings their images nearer to the centres of their boxes.

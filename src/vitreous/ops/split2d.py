@@ -2,8 +2,9 @@
 
 Both are judged by log likelihoods of images that had no part in what they are compared with (the moves are those of Ueda et al.
 2000, doi:10.1162/089976600300015088, who judge them by other means). What a class is needed for is what its images lose if each
-goes where it fits next best. What parting would gain is found in the residuals of its aligned members: the direction that they
-spread most along parts them in two, and then each half set is parted anew by the averages that the other one makes.
+goes where it fits next best. What parting would gain is found by a small classification of its members: two parts drawn by lot
+start it, and each half set is parted, and turned anew, by the averages that the other one makes. Images of a second kind lie in a
+class at angles of no meaning, so that those must be found again before the kinds show.
 """
 
 import math
@@ -12,15 +13,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vitreous.ops.harmonic2d import PolarImages, Sums
-from vitreous.ops.polar2d import PolarGrid, compute_harmonics
+from vitreous.ops.harmonic2d import PolarImages, References, Search, Sums, compare_images
+from vitreous.ops.maximise2d import total_sums
+from vitreous.ops.polar2d import PolarGrid
 
-__all__ = ["Split", "align_members", "choose_splits", "compute_losses", "find_split", "split_classes"]
+__all__ = ["Split", "choose_splits", "compute_losses", "find_split", "split_classes"]
 
-_N_POWER_STEPS, _N_ROUNDS = 8, 4
-_LEAST_PART = 0.05
-_CHANGE_SHARE = 0.3
-_LEAST_CHANGE = 1e-4
+_N_ROUNDS, _N_ROUNDS_ALONE = 6, 2
+_PART_POWER, _LEAST_POWER = 2.0, 1e-4
+_ORDER_MARGIN = 2
 _MARGIN, _NO_LOSS = 5.0, 1.0
 _STAND_IN_SHARE = 0.1
 
@@ -37,40 +38,15 @@ class Split:
     """`(2, 2, E, R)` complex: averages of both parts less that of the class."""
 
 
-def align_members(images: PolarImages, index: Tensor, angle_deg: Tensor, offset_px: Tensor, grid: PolarGrid) -> Tensor:
-    """Return harmonics `(2, E, b, R)` complex of images moved and turned back from angles `(b,)` and offsets `(b, 2)`."""
-    stride = images.values.shape[2] // grid.n_half
-    values = images.values[index.to(images.values.device), : grid.n_rings, ::stride].float().cpu()
-    along = offset_px[:, 1:].double() * grid.theta.cos() + offset_px[:, :1].double() * grid.theta.sin()
-    ring = torch.arange(1, grid.n_rings + 1, dtype=torch.float64)
-    turn = 2 * math.pi / grid.n_px * ring[:, None] * along[:, None]
-    moved = torch.view_as_complex(values) * torch.complex(turn.cos().float(), turn.sin().float())
-    phase = grid.order[..., None] * torch.deg2rad(angle_deg)
-    return compute_harmonics(moved, grid) * torch.complex(phase.cos(), phase.sin())[..., None]
-
-
-def _part_on_line(place: Tensor) -> Tensor:
-    """Part values `(n,)` where two groups lie furthest apart for the spread within; return `(n, 2)` of 0 and 1."""
-    n = len(place)
-    order = place.argsort(stable=True)
-    count = torch.arange(1, n)
-    apart = (place[order].cumsum(0)[:-1] - count * place.mean()).square() / (count * (n - count))
-    least = max(1, round(_LEAST_PART * n))
-    cut = least + int(apart[least - 1 : n - least].argmax())
-    part = torch.zeros(n, 2)
-    part[order[:cut], 0] = 1
-    part[order[cut:], 1] = 1
-    return part
-
-
 def find_split(
     images: PolarImages,
     index: Tensor,
     half: Tensor,
-    aligned: Tensor,
+    offset_px: Tensor,
     average: Tensor,
     precision: Tensor,
-    grid: PolarGrid,
+    search: Search,
+    radius_px: float,
     generator: torch.Generator,
 ) -> Split:
     """Find how to part a class.
@@ -83,51 +59,62 @@ def find_split(
         `(b,)`: members of the class.
     half
         `(b,)`, 0 or 1: half set of each; both must be there.
-    aligned
-        `(2, E, b, R)`: the members, as of `align_members`.
+    offset_px
+        `(b, 2)` as (y, x): what the shifts of each are counted from.
     average
         `(2, E, R)` complex: of the class.
     precision
         `(R,)`: 1 / E|noise|².
-    grid
-        What E and R are of.
+    search
+        Angles and shifts tried; E and R are of its grid.
+    radius_px
+        Nothing of the particle lies further out.
     generator
-        For the start of the search for the direction.
+        For the start.
     """
-    n, n_rings = len(index), grid.n_rings
-    scale = (grid.weight * precision).sqrt()
-    ctf_power = images.ctf_power[index, :n_rings]
-    rest = (aligned - ctf_power * average[:, :, None]) * scale[:, :, None]
-    rest = torch.view_as_real(rest).permute(2, 0, 1, 4, 3).reshape(n, -1, n_rings)
-    flat = rest.flatten(1)
-    # What two parts differ by is expected where the average has power: elsewhere there is only noise to part by.
-    power = torch.view_as_real(average * scale).square().mean(dim=(0, 1, 3))
-    expected = (_CHANGE_SHARE * power).clamp_min(_LEAST_CHANGE)
-    emphasis = expected.expand(rest.shape[1], -1).flatten()
-    way = torch.randn(flat.shape[1], generator=generator)
-    for _ in range(_N_POWER_STEPS):
-        way = emphasis * (flat.T @ (flat @ way))
-        way /= way.norm().clamp_min(1e-20)
-    part = _part_on_line(flat @ way)
+    grid = search.grid
+    members = [torch.nonzero(half == h)[:, 0] for h in range(2)]
+    prior = precision / _expect_power(average, precision, grid, radius_px)
 
-    def learn(members: Tensor) -> tuple[Tensor, Tensor]:
-        weight = part[members].T
-        change = torch.einsum("jb,bdr->jdr", weight, rest[members])
-        change /= (weight @ ctf_power[members] + 1 / expected)[:, None]
-        return change, (weight.sum(dim=1) + 1) / (len(members) + 2)
+    def compare(members: Tensor, references: Tensor) -> tuple[Sums, float]:
+        n_kinds = references.shape[2]
+        sums = Sums.make(grid, n_kinds)
+        found = References(references, torch.full((n_kinds,), -math.log(n_kinds)), precision)
+        poses = compare_images(images, index[members], offset_px[members], found, search, sums)
+        return sums, float(poses.log_evidence.double().sum())
 
-    halves = [torch.nonzero(half == h)[:, 0] for h in range(2)]
-    gain = 0.0
-    for i in range(2 * _N_ROUNDS):
-        change, share = learn(halves[i % 2])
-        other = halves[1 - i % 2]
-        match = flat[other] @ change.flatten(1).T - 0.5 * ctf_power[other] @ change.square().sum(dim=1).T + share.log()
-        part[other] = torch.softmax(match, dim=1)
-        if i >= 2 * _N_ROUNDS - 2:
-            gain += float(torch.logsumexp(match, dim=1).sum())
-    change, share = learn(torch.arange(n))
-    change = change.reshape(2, 2, grid.n_even, 2, n_rings).movedim(3, 4).contiguous()
-    return Split(gain, share, torch.view_as_complex(change) / scale)
+    def learn(sums: Sums) -> Tensor:
+        signal = torch.complex(sums.signal[..., 0, :].contiguous(), sums.signal[..., 1, :].contiguous())
+        return signal / (sums.power + prior[:, :, None])
+
+    def alternate(references: Tensor, n_rounds: int) -> tuple[Sums, float]:
+        """Learn from each half set in turn to compare the other one with; return the last sums and evidence of both."""
+        for _ in range(n_rounds):
+            second, second_evidence = compare(members[1], references)
+            first, first_evidence = compare(members[0], learn(second))
+            references = learn(first)
+        return total_sums([first, second]), first_evidence + second_evidence
+
+    one = average[:, :, None]
+    alone = alternate(one, _N_ROUNDS_ALONE)[1]
+    order = torch.randperm(len(members[0]), generator=generator)
+    start = torch.cat([learn(compare(members[0][part], one)[0]) for part in order.chunk(2)], dim=2)
+    sums, apart = alternate(start, _N_ROUNDS)
+    share = (sums.weight + 1) / (sums.weight + 1).sum()
+    return Split(apart - alone, share, (learn(sums) - one).movedim(2, 0).contiguous())
+
+
+def _expect_power(average: Tensor, precision: Tensor, grid: PolarGrid, radius_px: float) -> Tensor:
+    """Return the power `(2, E, R)` expected of the averages of parts, in units of noise: twice that of their mean on each ring.
+
+    It is spread over the harmonics that can have any: at ring r those of orders up to 2 pi r / N times the radius, as far as
+    Bessel functions go.
+    """
+    reach = 2 * math.pi / grid.n_px * radius_px * torch.arange(1, grid.n_rings + 1)
+    possible = (grid.order[..., None] <= reach + _ORDER_MARGIN).float()
+    power = grid.weight * precision * (average.real.square() + average.imag.square()) / 2
+    mean = _PART_POWER * power.sum(dim=(0, 1)) / possible.sum(dim=(0, 1))
+    return (possible * mean).clamp_min(_LEAST_POWER)
 
 
 def compute_losses(sums: Sums) -> Tensor:

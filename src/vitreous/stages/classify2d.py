@@ -258,7 +258,7 @@ def _save(result: _Classified, inputs: Inputs, params: Classify2dParams, folder:
 
 STAGE = DatasetStage(
     name="classify2d",
-    version="5",
+    version="6",
     summary="Sort the particles into 2D classes, align them in the plane and average them.",
     params=Classify2dParams,
     needs=("particles", "micrographs"),
