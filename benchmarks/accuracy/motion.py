@@ -3,7 +3,8 @@
 python benchmarks/accuracy/motion.py
 
 Writes benchmarks/results/motion-accuracy.md. Takes about fifteen minutes on two cores; without RELION two thirds of that. With
-`--work FOLDER` what was measured of each movie is kept there, and a run cut off goes on.
+`--work FOLDER` what was measured of each movie is kept there, and a run cut off goes on; with `--again` as well, only what this
+code makes of the movies is measured anew.
 """
 
 import argparse
@@ -119,7 +120,8 @@ def sum_with_truth(movie: Movie) -> np.ndarray:
         total += weight * torch.fft.rfft2(image)
         squares += weight.square()
     total /= compute_kernel_transfer(shape, moved) * squares.sqrt()
-    return torch.fft.irfft2(total, s=shape).numpy()
+    weighted: np.ndarray = torch.fft.irfft2(total, s=shape).numpy()
+    return weighted
 
 
 def run_relion(movie: Movie, root: Path, patches: int, places: Places) -> tuple[np.ndarray, np.ndarray]:
@@ -242,35 +244,41 @@ class Measured:
     correlations: dict[str, list[list[float]]]
 
 
-def measure_movie(settings: SimulationSettings, relion: bool) -> Measured:
+def measure_movie(settings: SimulationSettings, relion: bool, known: Measured | None = None) -> Measured:
+    """Measure everything, or only what Vitreous makes of the movie, beside what is known of the rest."""
     movie = simulate(settings)
     rings, corrected = Rings(movie), correct(movie)
     weighted = corrected.weighted
     assert weighted is not None
-    sums = {TRUE: sum_with_truth(movie), OURS: weighted.numpy()}
+    sums = {OURS: weighted.numpy()}
     places = (corrected.motion.patch_y_px.numpy(), corrected.motion.patch_x_px.numpy())
     ours = displace_ours(corrected.motion)
-    found = {"unaligned": np.zeros_like(ours), OURS: ours}
-    if relion:
+    found = {OURS: ours}
+    if known is None:
+        sums = {TRUE: sum_with_truth(movie), **sums}
+        found = {"unaligned": np.zeros_like(ours), **found}
+    if known is None and relion:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             write_tiff(root / "m.tif", movie.frames)
             write_mrc(root / "gain.mrc", movie.camera.gain, settings.pixel_size_angstrom)
             for label, patches in zip(RELION, (1, 5), strict=True):
                 sums[label], found[label] = run_relion(movie, root, patches, places)
-    return Measured(
-        {label: measure(moved, movie, places) for label, moved in found.items()},
-        {label: keep(moved, movie, places)[: rings.n_shells].tolist() for label, moved in found.items()},
-        {label: rings.correlate(image).tolist() for label, image in sums.items()},
-    )
+    errors = {label: measure(moved, movie, places) for label, moved in found.items()}
+    kept = {label: keep(moved, movie, places)[: rings.n_shells].tolist() for label, moved in found.items()}
+    correlations = {label: rings.correlate(image).tolist() for label, image in sums.items()}
+    if known is None:
+        return Measured(errors, kept, correlations)
+    return Measured(known.errors | errors, known.kept | kept, known.correlations | correlations)
 
 
-def recall(settings: SimulationSettings, relion: bool, work: Path | None) -> Measured:
-    """Return what was measured of a movie, from the folder if it is there."""
+def recall(settings: SimulationSettings, relion: bool, work: Path | None, again: bool) -> Measured:
+    """Return what was measured of a movie, from the folder if it is there; what Vitreous makes of it anew if so wanted."""
     path = None if work is None else work / f"{settings.pixel_size_angstrom:g}-{settings.seed}.json"
-    if path is not None and path.exists():
-        return Measured(**json.loads(path.read_text()))
-    measured = measure_movie(settings, relion)
+    known = Measured(**json.loads(path.read_text())) if path is not None and path.exists() else None
+    if known is not None and not again:
+        return known
+    measured = measure_movie(settings, relion, known)
     if path is not None:
         path.write_text(json.dumps(asdict(measured)))
     return measured
@@ -296,6 +304,7 @@ def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--again", action="store_true", help="measure what Vitreous makes of movies in the folder anew")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the movies to measure; the table is of these")
     options = parser.parse_args()
     relion = shutil.which("relion_run_motioncorr") is not None
@@ -307,7 +316,7 @@ def main() -> None:
     errors, kept, tables, verdicts = list[str](), list[str](), list[str](), list[str]()
     differences = list[tuple[np.ndarray, np.ndarray]]()
     for case in cases:
-        name, measured = describe(case[0]), recall(*case, options.work)
+        name, measured = describe(case[0]), recall(*case, options.work, options.again)
         errors += [f"| {name} | {label} | {a:.3f} | {b:.2f} |" for label, (a, b) in measured.errors.items()]
         for label, shares in measured.kept.items():
             if label != "unaligned":

@@ -1,4 +1,4 @@
-"""Compute how well the whole frame's motion can be known at best in the movies of motion.py, by the bound of Cramér and Rao.
+"""Compute how well motion can be known at best in the movies of motion.py, by the bound of Cramér and Rao.
 
 python benchmarks/accuracy/motion_bound.py
 
@@ -7,6 +7,11 @@ Writes benchmarks/results/motion-bound.md. Takes about two minutes on one core.
 The coefficient of frame f at frequency k is a displaced sum of particles S, which fade, of ice I, of which r^|f-g| is the same in
 frame g, and of noise of counting N. With C the covariance of the frames at no displacement, the Fisher information of their
 phases is 2 (C o inv(C)^T - 1); times k k^T and summed over the frequencies it is that of the displacements.
+
+Local motion is the growth g_f times five functions of the place. Let growth and functions be known, but not their coefficients:
+with J the information of the whole frame, each tells of itself as much as (g J g) times the variance of its function over the
+frame, whatever the whole does, so that the square of the error of a coordinate of a displacement is 5 g_f² / (g J g), the mean
+over places.
 """
 
 from itertools import pairwise
@@ -25,6 +30,8 @@ from vitreous.simulate.volume import compute_volume, load_specimen
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ICE_DISPLACEMENT_ANGSTROM2 = 0.33
+EARLY_RATE, N_FUNCTIONS = 3.0, 5
+"""Of the local drift of simulated movies."""
 N_BINS = 1500
 LONGEST_ANGSTROM = 60.0
 
@@ -51,8 +58,8 @@ def compute_spectra(settings: SimulationSettings) -> tuple[np.ndarray, ...]:
     return (np.arange(N_BINS) + 0.5) / N_BINS / (2 * pixel), counts * share, particles / noise, ice / noise
 
 
-def compute_errors(settings: SimulationSettings) -> np.ndarray:
-    """Return the least standard error of a coordinate of the displacement of each frame about the mean of all, Å."""
+def compute_information(settings: SimulationSettings) -> np.ndarray:
+    """Return the Fisher information of a coordinate of the displacements of the frames, 1/Å²."""
     n, dose = settings.n_frames, settings.dose_per_frame
     k, counts, particles, ice = compute_spectra(settings)
     left = np.stack([compute_attenuation(torch.from_numpy(k), (f + 0.5) * dose, 300.0).numpy() for f in range(n)])
@@ -65,7 +72,21 @@ def compute_errors(settings: SimulationSettings) -> np.ndarray:
         np.fill_diagonal(phases, 0)
         phases -= np.diag(phases.sum(axis=1))
         information += counts[i] * (2 * np.pi * k[i]) ** 2 / 2 * phases
-    return np.sqrt(np.diag(np.linalg.pinv(information, rcond=1e-9, hermitian=True)))
+    return information
+
+
+def bound_local(settings: SimulationSettings, information: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the least error of places, Å, and the mean square of a coordinate about the mean of a sum, Å², for each shell.
+
+    `share` is how much of the signal each frame brings into a sum, `(n, n_shells)`.
+    """
+    n = settings.n_frames
+    if settings.local_drift_angstrom == 0:
+        return 0.0, np.zeros((n, share.shape[1]))
+    growth = 1 - np.exp(-EARLY_RATE * np.arange(n) / (n - 1))
+    variance = N_FUNCTIONS / (growth @ information @ growth)
+    about = growth[:, None] - (share * growth[:, None]).sum(axis=0)
+    return float(np.sqrt(2 * variance * growth.var())), variance * about**2
 
 
 def main() -> None:
@@ -75,28 +96,33 @@ def main() -> None:
     k = np.sqrt((inverse[1:] ** 2 + inverse[:-1] ** 2) / 2)
     rows = list[str]()
     for settings in MOVIES:
-        errors, n, dose = compute_errors(settings), settings.n_frames, settings.dose_per_frame
+        information, n, dose = compute_information(settings), settings.n_frames, settings.dose_per_frame
+        errors = np.sqrt(np.diag(np.linalg.pinv(information, rcond=1e-9, hermitian=True)))
         left = np.stack([compute_attenuation(torch.from_numpy(k), (f + 0.5) * dose, 300.0).numpy() for f in range(n)])
         share = left * compute_dose_weights(torch.from_numpy(k), n, dose, 0.0, 300.0).numpy()
-        lost = (
-            100 * (share * (1 - np.exp(-((2 * np.pi * k * errors[:, None]) ** 2) / 2))).sum(axis=0) / share.sum(axis=0)
+        share /= share.sum(axis=0)
+        of_places, squares = bound_local(settings, information, share)
+        whole, both = (
+            100 * (share * (1 - np.exp(-((2 * np.pi * k) ** 2) * square / 2))).sum(axis=0)
+            for square in (errors[:, None] ** 2, errors[:, None] ** 2 + squares)
         )
         root = float(np.sqrt((errors**2).mean()))
         rows.append(
             f"| {describe(settings)} | {root / settings.pixel_size_angstrom:.3f} | {root:.3f} | {errors[0]:.3f} | "
-            + " | ".join(f"{value:.1f}" for value in lost)
-            + " |"
+            f"{of_places:.2f} | " + " | ".join(f"{a:.1f}, {b:.1f}" for a, b in zip(whole, both, strict=True)) + " |"
         )
     lines = [
-        "# How well the motion of the whole frame can be known at best",
+        "# How well motion can be known at best",
         "",
         "The bound of Cramér and Rao for the movies of [motion-accuracy.md](motion-accuracy.md): the least standard error of a "
         "coordinate of the displacement of a frame about the mean of all, for a method that uses every pixel and knows all "
-        "spectra and the local motion; root mean square over frames, and of the first frame. And how many percent of the "
-        "signal of the exposure-weighted sum errors of that size take in each shell.",
+        "spectra and the local motion; root mean square over frames, and of the first frame. Beside it the least error of "
+        "the displacement of places, for a method that knows how local motion grows with time and which five functions of "
+        "the place it is made of, but not how much of each. And how many percent of the signal of the exposure-weighted sum "
+        "errors of that size take in each shell: those of the whole frame alone, and both.",
         "",
-        "| movie | px | Å | first frame, Å | " + " | ".join(shells) + " |",
-        "|---" * (4 + len(shells)) + "|",
+        "| movie | px | Å | first frame, Å | places, Å | " + " | ".join(shells) + " |",
+        "|---" * (5 + len(shells)) + "|",
         *rows,
     ]
     (RESULTS / "motion-bound.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -64,7 +64,7 @@ def test_errors_of_a_start_are_taken_out(n_near: int) -> None:
     found = refine(frames, start, n_near=n_near)
     assert (found[0] == 0).all()
     assert rms(start, path) > 0.25
-    assert rms(found, path) < 0.02
+    assert rms(found, path) < 0.03
     # A second step, from a start that is nearly right, comes nearer still.
     assert rms(refine(frames, found, n_near=n_near), path) < 0.01
 

@@ -29,7 +29,7 @@ def test_patches_are_alike_and_lie_in_the_frame(n: int, density: float) -> None:
     assert max(part.stop for part in parts) <= n
     assert all(a.stop <= b.start for a, b in pairwise(parts))
     if density == 1:
-        assert sizes.pop() * len(parts) > 0.65 * n
+        assert sizes.pop() * len(parts) > 0.93 * n
 
 
 def test_tallies_of_rings_equal_sums_over_elements() -> None:

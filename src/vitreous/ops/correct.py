@@ -29,7 +29,7 @@ _DOSE_PER_GROUP = 1.5
 _EARLY_DOSE, _FEWEST_EARLY = 5.0, 1.8
 _NEAR_DOSE = 6.0
 _MOST_NEAR = 6
-_MOST_ROUNDS, _LONG_STEP_ANGSTROM = 2, 0.4
+_MOST_ROUNDS, _LONG_STEP_ANGSTROM = 2, 0.3
 _PATTERN_FRAMES = 4
 _MIDDLE_PX = 2560
 _N_RINGS = 2000
@@ -191,6 +191,8 @@ def _refine(
             motion.shifts_px,
             settings.pixel_size_angstrom,
             _choose_local(settings) if settings.local else None,
+            dose_per_frame=settings.dose_per_frame or _DOSE_PER_GROUP,
+            voltage_kv=settings.voltage_kv,
             n_near=max(1, near),
             pattern_share=pattern_share,
         )

@@ -1,10 +1,9 @@
 """Motion of the whole frame and of its places from all detail that frames share, to a small part of a pixel.
 
-What two frames share depends on how far apart they are: particles stay, but water is stirred by the beam within a few e/Å²
-(McMullan, Vinothkumar & Henderson 2015, doi:10.1016/j.ultramic.2015.05.017), and shows neighbouring frames their relative
-position best. So every pair of near frames is measured apart, with the weight of each frequency as pairs of that distance show
-it, and every frame against the sum of all that came long before. Each patch of the image does so for itself; a smooth field and
-the motion of the whole frame are fitted to what all of them say.
+What two frames share depends on how far apart they are: particles stay, but the beam stirs the ice, which shows near frames their
+relative position best. So every pair of near frames is measured apart, and every frame against sums of those that came long before,
+with the weights that the covariance of the frames asks for. Each patch of the image does so for itself; a smooth field and the
+motion of the whole frame are fitted to what all of them say.
 """
 
 import numpy as np
@@ -12,21 +11,21 @@ import scipy.special
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from vitreous.ops.frame_pairs import TAPER, Band, Pairs, choose_patches, cut_tiles, make_band, tally_pairs
 from vitreous.ops.local_motion import LocalMotion, LocalMotionSettings, choose_intervals, choose_times, make_window
 from vitreous.ops.motion import smooth_by_precision
 from vitreous.ops.motion_field import Observations, choose_field
+from vitreous.ops.shared_signal import estimate_covariance
 
 __all__ = ["refine_motion"]
 
-_SMOOTH_RINGS, _NARROW_RINGS = 31, 1
-_LONGEST_STEP_PX = 1.5
+_START_PX, _LONGEST_STEP_PX = 1.0, 1.5
+"""Error of where the motion starts from, which is as much as is known where frames share nothing; and how far a step may go."""
 _PATCH_ANGSTROM = 500.0
 _FEWEST_PATCHES, _FEWEST_FRAMES = 6, 4
 _SIGNIFICANT = 4.0
-"""Standard errors; without local motion, 1.8 is what the choice among many fields makes of one."""
+"""Standard errors; that fields are many makes chance agree a little better."""
 
 
 def _list_rows(pairs: Pairs, n_frames: int) -> Tensor:
@@ -55,84 +54,42 @@ def _subtract_pattern(pairs: Pairs, shifts_px: Tensor, share: float, band: Band)
     return tallies
 
 
-def _smooth_rings(sums: Tensor, counts: Tensor, n_rings: int) -> Tensor:
-    """Return the means over neighbouring rings of sums `(n_rings,)` over so many elements."""
-    both = functional.avg_pool1d(torch.stack([sums, counts])[:, None], n_rings, 1, n_rings // 2)[:, 0]
-    return both[0] / both[1].clamp_min(1 / n_rings)
-
-
-def _estimate_shared(real: Tensor, counts: Tensor, looks: float) -> tuple[Tensor, Tensor]:
-    """Return what frames share in each ring, of a power of 1, and what the noise in that makes of its product with `real`.
-
-    Parameters
-    ----------
-    real
-        Real parts, summed over the elements of each ring, the mean of many `(n_rings,)`.
-    counts
-        Elements of each ring.
-    looks
-        One over the variance that the noise of one element has in that mean.
-
-    Notes
-    -----
-    The mean over many rings, and of what stands out of it in few (the rings of the contrast transfer function) as much as noise
-    would not: the weight that least squares give it (James & Stein).
-    """
-    wide, narrow = (_smooth_rings(real, counts, width) for width in (_SMOOTH_RINGS, _NARROW_RINGS))
-    around = functional.avg_pool1d(counts[None], _NARROW_RINGS, 1, _NARROW_RINGS // 2)[0] * _NARROW_RINGS
-    noise = 1 / (looks * around.clamp_min(1))
-    excess = _smooth_rings((narrow - wide).square() - noise, torch.ones_like(noise), _SMOOTH_RINGS).clamp_min(0)
-    share = excess / (excess + noise)
-    return (wide + share * (narrow - wide)).clamp_min(0), share * noise * counts
-
-
-def _measure(pairs: Pairs, tallies: Tensor, band: Band, looks: float) -> tuple[Tensor, Tensor]:
-    """Return what each pair of each patch pulls by, `(P, m, 2)`, and its precision `(P, m)`.
+def _measure(pairs: Pairs, tallies: Tensor, band: Band, covariance: Tensor, looks: float) -> tuple[Tensor, Tensor]:
+    """Return what the frames of each patch pull by `(P, 2, n)`, and the precision of their displacements `(P, n, n)`.
 
     The pull is the precision times the displacement measured beyond the present one. `looks` is the share of the elements of a
     ring that are independent.
+
+    Notes
+    -----
+    With C the covariance of the frames at a frequency, W = -inv(C) weighs the products of two frames in the slope of their
+    likelihood, and 2 (C o inv(C) - 1) is the Fisher information of their phases.
     """
-    n_patches, n_pairs = tallies.shape[:2]
-    slope = torch.zeros(n_patches, n_pairs, 2, dtype=torch.float64)
-    of_patch, of_pair, variance, doubt = (torch.zeros(n_patches, n_pairs, dtype=torch.float64) for _ in range(4))
+    n = covariance.shape[-1]
+    between = 1 - torch.eye(n, dtype=torch.float64)
+    weights = -torch.linalg.inv(covariance) * between
+    of_pairs = pairs.average(weights)
     half_square = band.angular.square() / 2
-    for slot in range(pairs.n_slots):
-        chosen = pairs.slot == slot
-        here, n_earlier = tallies[:, chosen], pairs.n_earlier[chosen]
-        n_all = float(n_earlier.sum())
-        real = here[..., 0].mean(dim=0).sum(dim=0) / n_all
-        shared, bias = _estimate_shared(real, band.count, 2 * looks * n_patches * n_all)
-        of_patch[:, chosen] = ((here[..., 0] / n_earlier[:, None] * shared - bias) * half_square).sum(dim=-1)
-        of_pair[:, chosen] = _fit_line(of_patch[:, chosen].mean(dim=0), n_earlier)
-        spread = shared.square() * band.count / (2 * looks)
-        variance[:, chosen] = (spread * half_square).sum() / n_earlier
-        doubt[:, chosen] = (spread * half_square.square()).sum() / n_earlier
-        slope[:, chosen] = -(here[..., 1:] * shared[:, None]).sum(dim=2) / n_earlier[:, None]
-    variance = variance.clamp_min(1e-30)
-    curvature = of_pair * _compare_patches(of_patch, of_pair, variance, doubt)[:, None]
-    return slope * (curvature / variance)[..., None], curvature.square() / variance
+    information = torch.einsum("r,rfg->fg", 2 * looks * band.count * half_square, covariance * weights)
+    strength = _compare_patches(tallies[..., 0], of_pairs, pairs, band, looks)
+    slope = -2 * looks * torch.einsum("pmrc,mr->pmc", tallies[..., 1:], of_pairs)
+    pull = strength[:, None, None] * torch.einsum("mf,pmc->pcf", _list_rows(pairs, n), slope)
+    precision = torch.diag(information.sum(dim=1)) - information
+    return pull, strength.square()[:, None, None] * precision
 
 
-def _compare_patches(of_patch: Tensor, of_pair: Tensor, variance: Tensor, doubt: Tensor) -> Tensor:
+def _compare_patches(real: Tensor, weights: Tensor, pairs: Pairs, band: Band, looks: float) -> Tensor:
     """Return by how much the frames of a patch have more in common than those of others, `(P,)`; noise is drawn to 1."""
-    weight = of_pair / variance
-    whole = (weight * of_pair).sum(dim=1).clamp_min(1e-30)
-    share = (weight * of_patch).sum(dim=1) / whole
-    if len(share) < 2:
-        return torch.ones_like(share)
-    noise = ((weight.square() * doubt).sum(dim=1) / whole.square()).mean()
-    real = (share.var() - noise).clamp_min(0)
-    return (1 + (share - 1) * (real / (real + noise).clamp_min(1e-30))).clamp_min(0)
-
-
-def _fit_line(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the values as a straight line, no lower than a fifth of their mean: what frames share fades with exposure."""
-    along = torch.arange(len(values), dtype=torch.float64)
-    along = along - (weights * along).sum() / weights.sum()
-    mean = (weights * values).sum() / weights.sum()
-    rise = (weights * along * values).sum() / (weights * along.square()).sum().clamp_min(1e-30)
-    fitted: Tensor = torch.maximum(mean + rise * along, mean / 5) if mean > 0 else torch.zeros_like(values)
-    return fitted
+    half_square = band.angular.square() / 2
+    curvature = torch.einsum("pmr,mr->p", real, weights * half_square)
+    mean = curvature.mean()
+    if len(curvature) < 2 or mean <= 0:
+        return torch.ones_like(curvature)
+    share = curvature / mean
+    scatter = (pairs.n_earlier[:, None] * weights.square() * band.count * half_square.square()).sum()
+    noise = scatter / (2 * looks * mean.square())
+    real_spread = (share.var() - noise).clamp_min(0)
+    return (1 + (share - 1) * (real_spread / (real_spread + noise).clamp_min(1e-30))).clamp_min(0)
 
 
 def refine_motion(
@@ -143,6 +100,8 @@ def refine_motion(
     pixel_size_angstrom: float,
     settings: LocalMotionSettings | None,
     *,
+    dose_per_frame: float = 1.5,
+    voltage_kv: float = 300.0,
     n_near: int = 4,
     pattern_share: float = 0.0,
 ) -> LocalMotion:
@@ -162,6 +121,8 @@ def refine_motion(
         Of the frames.
     settings
         Sizes of patches and splines of local motion; None where places do not move by themselves.
+    dose_per_frame, voltage_kv
+        Of the exposure, e/Å² and kV.
     n_near
         Frames up to so far apart are compared one by one, others with sums of ever more frames.
     pattern_share
@@ -188,11 +149,10 @@ def refine_motion(
     pairs = tally_pairs(frames, gain, moved_px, parts, band, min(n_near, n - 1))
     window = make_window(shape, TAPER)
     looks = float(window.square().mean().square() / window.pow(4).mean())
-    pull, precision = _measure(pairs, _subtract_pattern(pairs, shifts, pattern_share, band), band, looks)
-    differences = _list_rows(pairs, n)
-    # Of every patch, as seen by its frames.
-    normal = torch.einsum("mf,pm,mg->pfg", differences, precision, differences)
-    pulled = torch.einsum("mf,pmc->pcf", differences, pull)
+    tallies = _subtract_pattern(pairs, shifts, pattern_share, band)
+    k = band.angular / (2 * torch.pi * pixel_size_angstrom)
+    covariance = estimate_covariance(pairs, tallies, band, k, dose_per_frame, voltage_kv, looks)
+    pulled, normal = _measure(pairs, tallies, band, covariance, looks)
     whole = _step_whole(shifts, pulled.sum(dim=0), normal.sum(dim=0))
     if settings is None or n < _FEWEST_FRAMES or len(parts) < _FEWEST_PATCHES:
         return LocalMotion(whole, None, 0.0, centre_y, centre_x)
@@ -219,6 +179,7 @@ def refine_motion(
 
 def _step_whole(shifts_px: Tensor, pull: Tensor, normal: Tensor) -> Tensor:
     """Return the motion of the whole frame after the step that pulls `(2, n)` ask for, smoothed as their errors demand."""
-    step = torch.linalg.lstsq(normal, pull.T, driver="gelsd").solution.clamp(-_LONGEST_STEP_PX, _LONGEST_STEP_PX)
+    known = normal + torch.eye(len(normal), dtype=normal.dtype) / _START_PX**2
+    step = torch.linalg.solve(known, pull.T).clamp(-_LONGEST_STEP_PX, _LONGEST_STEP_PX)
     found = smooth_by_precision(shifts_px + step, normal.expand(2, *normal.shape))
     return found - found[:1]

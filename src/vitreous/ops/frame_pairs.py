@@ -17,7 +17,7 @@ from vitreous.ops.local_motion import make_window
 
 __all__ = ["TAPER", "Band", "Pairs", "choose_patches", "cut_tiles", "make_band", "tally_pairs"]
 
-TAPER = 0.06
+TAPER = 0.03
 """Share of a patch over which its window falls to 0 at each edge."""
 _FINEST_ANGSTROM = 3.0
 _FINEST_CYCLES_PER_PX = 0.47
@@ -88,46 +88,74 @@ def make_band(shape: tuple[int, int], moved_px: Tensor, pixel_size_angstrom: flo
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+def _follow(parts, sums, f, nearest, farthest, end):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Bring the sums of earlier frames up to frame f; where that is one frame, it is not copied."""
+    for slot in range(len(nearest)):
+        if f < nearest[slot] or nearest[slot] == farthest[slot]:
+            continue
+        target, come = sums[slot], parts[f - nearest[slot]]
+        if f > farthest[slot]:
+            gone = parts[f - farthest[slot] - 1]
+            for x in range(end):
+                target[x] += come[x] - gone[x]
+        else:
+            for x in range(end):
+                target[x] += come[x]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
 def _tally_runs(spectra, nearest, farthest, sharpen, ring, first, last, of_row, angular_y, angular_x, total):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Add up cross spectra over rings: the real part, and the imaginary part times both frequencies. A row at a time."""
-    n_slots, n_x = len(nearest), len(angular_x)
-    real_part, imaginary_part = np.empty(n_x, np.float32), np.empty(n_x, np.float32)
-    earlier = np.empty((n_slots, n_x), np.complex64)
-    for y in range(len(angular_y)):
+    """Add up cross spectra over rings: the real part, and the imaginary part times both frequencies.
+
+    Two rows at a time, of opposite frequency: their rings are the same.
+    """
+    n_slots, n_x, n_y, n = len(nearest), len(angular_x), len(angular_y), len(spectra)
+    # Real and imaginary parts of the two rows, of all frames and of the sums of earlier ones.
+    parts, sums = np.empty((4, n, n_x), np.float32), np.empty((4, n_slots, n_x), np.float32)
+    now = np.empty((4, n_x), np.float32)
+    real, odd, moment = np.empty(n_x, np.float32), np.empty(n_x, np.float32), np.empty(n_x, np.float32)
+    for y in range(1, (n_y + 1) // 2):
         if of_row[y] == of_row[y + 1]:
             continue
-        k_y = angular_y[y]
-        earlier[:] = 0
-        for f in range(len(spectra)):
-            later = spectra[f, y]
-            for x in range(n_x):
-                real_part[x] = later[x].real * sharpen[y, x]
-                imaginary_part[x] = later[x].imag * sharpen[y, x]
+        end, k_y = last[of_row[y + 1] - 1], angular_y[y]
+        for f in range(n):
+            for x in range(end):
+                parts[0, f, x], parts[1, f, x] = spectra[f, y, x].real, spectra[f, y, x].imag
+                parts[2, f, x], parts[3, f, x] = spectra[f, n_y - y, x].real, spectra[f, n_y - y, x].imag
+        sums[:] = 0
+        for f in range(n):
+            for i in range(4):
+                factor, source, target = sharpen[y if i < 2 else n_y - y], parts[i, f], now[i]
+                for x in range(end):
+                    target[x] = source[x] * factor[x]
+            for i in range(4):
+                _follow(parts[i], sums[i], f, nearest, farthest, end)
+            p, q, u, v = now[0], now[1], now[2], now[3]
             for slot in range(n_slots):
                 if f < nearest[slot]:
                     continue
-                a = earlier[slot]
                 if nearest[slot] == farthest[slot]:
-                    a = spectra[f - nearest[slot], y]
+                    g = f - nearest[slot]
+                    a, b, c, d = parts[0, g], parts[1, g], parts[2, g], parts[3, g]
                 else:
-                    come = spectra[f - nearest[slot], y]
-                    for x in range(n_x):
-                        a[x] += come[x]
-                    if f > farthest[slot]:
-                        gone = spectra[f - farthest[slot] - 1, y]
-                        for x in range(n_x):
-                            a[x] -= gone[x]
+                    a, b, c, d = sums[0, slot], sums[1, slot], sums[2, slot], sums[3, slot]
+                for x in range(end):
+                    upper = a[x] * q[x] - b[x] * p[x]
+                    lower = c[x] * v[x] - d[x] * u[x]
+                    real[x] = a[x] * p[x] + b[x] * q[x] + c[x] * u[x] + d[x] * v[x]
+                    odd[x] = upper - lower
+                    moment[x] = angular_x[x] * (upper + lower)
+                target = total[f, slot]
                 for run in range(of_row[y], of_row[y + 1]):
-                    real, imaginary, moment = np.float32(0), np.float32(0), np.float32(0)
+                    s, t, w = np.float32(0), np.float32(0), np.float32(0)
                     for x in range(first[run], last[run]):
-                        sine = a[x].real * imaginary_part[x] - a[x].imag * real_part[x]
-                        real += a[x].real * real_part[x] + a[x].imag * imaginary_part[x]
-                        imaginary += sine
-                        moment += angular_x[x] * sine
+                        s += real[x]
+                        t += odd[x]
+                        w += moment[x]
                     r = ring[run]
-                    total[f, slot, r, 0] += real
-                    total[f, slot, r, 1] += k_y * imaginary
-                    total[f, slot, r, 2] += moment
+                    target[r, 0] += s
+                    target[r, 1] += k_y * t
+                    target[r, 2] += w
 
 
 def _tally_elements(spectra: Tensor, nearest: Tensor, farthest: Tensor, band: Band, total: Tensor) -> None:
@@ -171,8 +199,6 @@ class Pairs:
     ----------
     later
         Number of the later frame, `(m,)`.
-    slot
-        Which distance the earlier ones have, `(m,)`.
     earliest, latest
         First and last frame of the sum of the earlier ones, `(m,)`.
     tallies
@@ -180,7 +206,6 @@ class Pairs:
     """
 
     later: Tensor
-    slot: Tensor
     earliest: Tensor
     latest: Tensor
     tallies: Tensor
@@ -190,10 +215,11 @@ class Pairs:
         """How many frames were summed, `(m,)` float64."""
         return (self.latest - self.earliest + 1).double()
 
-    @property
-    def n_slots(self) -> int:
-        """How many distances there are."""
-        return int(self.slot.max()) + 1
+    def average(self, matrices: Tensor) -> Tensor:
+        """Return the means over the earlier frames of what `(n_rings, n, n)` say of two frames, `(m, n_rings)`."""
+        frames = torch.arange(matrices.shape[-1])
+        is_earlier = (frames >= self.earliest[:, None]) & (frames <= self.latest[:, None])
+        return torch.einsum("rmg,mg->mr", matrices[:, self.later], is_earlier / self.n_earlier[:, None])
 
 
 def _list_distances(n_frames: int, n_near: int) -> tuple[Tensor, Tensor]:
@@ -207,13 +233,19 @@ def _list_distances(n_frames: int, n_near: int) -> tuple[Tensor, Tensor]:
 
 
 def _place(n: int, tile: int, wanted: float, density: float) -> list[slice]:
-    """Return parts of `n` pixels, whole tiles of a length quick to transform, spread evenly."""
+    """Return parts of `n` pixels, whole tiles of a length quick to transform, spread evenly; all of them if density is 1."""
     if n < tile:
         return [slice(0, n)]
-    n_tiles = n // tile
-    n_parts = max(1, round(n / wanted))
-    most = max(1, n_tiles // n_parts)
-    size = max(count for count in range(1, most + 1) if find_good_size(count * tile) == count * tile)
+    n_tiles, n_parts = n // tile, max(1, round(n / wanted))
+    sizes = [count for count in range(1, n_tiles + 1) if find_good_size(count * tile) == count * tile]
+
+    def choose_size(n_parts: int) -> int:
+        return max((size for size in sizes if n_parts * size <= n_tiles), default=1)
+
+    if density == 1:
+        near = (n_parts, max(1, n_parts - 1), n_parts + 1)
+        n_parts = max(near, key=lambda count: count * choose_size(count) * (count * choose_size(count) <= n_tiles))
+    size = choose_size(n_parts)
     n_parts = max(1, round(density * n_parts))
     starts = (
         torch.linspace(0, n_tiles - size, n_parts).round().long().tolist() if n_parts > 1 else [(n_tiles - size) // 2]
@@ -266,4 +298,4 @@ def tally_pairs(
         found = _tally(rfft2(images), torch.cat([nearest, zero]), torch.cat([farthest, zero]), band)
         power = found[:, -1, :, 0].mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny) / band.count.clamp_min(1)
         tallies[p] = found[later, slot] / power[:, None]
-    return Pairs(later, slot, (later - farthest[slot]).clamp_min(0), later - nearest[slot], tallies)
+    return Pairs(later, (later - farthest[slot]).clamp_min(0), later - nearest[slot], tallies)

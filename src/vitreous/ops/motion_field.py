@@ -2,13 +2,14 @@
 
 The field is a tensor product of cubic B-splines in time, rows and columns. What is likely before anything is measured is a
 Gaussian process, as of the motion of particles in Zivanov, Nakane & Scheres (2019, doi:10.1107/S205225251801463X): the velocities
-of near places are alike, and so are those of near times. How far "near" reaches and how fast places move is decided by how well
-one half of the patches predicts the other and by how likely all measurements are.
+of near places are alike, and so are those of near times. How far "near" reaches and how fast places move is not known: fields are
+averaged over what may be, as likely as it makes the measurements and as well as one half of the patches then predicts the other.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 __all__ = ["FieldFit", "MotionField", "Observations", "choose_field", "make_basis"]
 
 _DEGREE = 3
-_REACHES_ANGSTROM = (1000.0, 2000.0, 4000.0)
+_REACHES_ANGSTROM = (500.0, 1000.0, 2000.0, 4000.0)
 """Over which the motion of places is alike."""
-_PERSISTENCE = 1.0
+_PERSISTENCES = (0.3, 1.0, 3.0, 10.0)
 """How long a velocity lasts, as a share of the movie."""
 _AMPLITUDES_ANGSTROM = (0.3, 1.0, 3.0, 10.0)
 """Of the motion over the whole movie, were the velocity to last."""
+_LIKELY = 6.0
+"""Priors that make the measurements less likely than the best does, by more than this in the logarithm, do not count."""
 _NUGGET = 1e-3
 """Share of the variance that has nothing to do with places and times near by."""
 
@@ -156,11 +159,11 @@ def _list_priors(size: tuple[float, float], intervals: tuple[int, int, int], uni
     """
     t = _place_coefficients(0, 1, intervals[0])
     y, x = (_place_coefficients(0, length, count) for length, count in zip(size, intervals[1:], strict=True))
-    faded = torch.exp(-t / _PERSISTENCE)
-    moved = faded[:, None] + faded - torch.exp(-(t[:, None] - t).abs() / _PERSISTENCE) - 1
-    in_time = 1 + 2 * _PERSISTENCE * torch.minimum(t[:, None], t) + _PERSISTENCE**2 * moved
-    in_time += _NUGGET * torch.eye(len(t))
-    for reach in _REACHES_ANGSTROM:
+    for persistence, reach in product(_PERSISTENCES, _REACHES_ANGSTROM):
+        faded = torch.exp(-t / persistence)
+        moved = faded[:, None] + faded - torch.exp(-(t[:, None] - t).abs() / persistence) - 1
+        in_time = 1 + 2 * persistence * torch.minimum(t[:, None], t) + persistence**2 * moved
+        in_time += _NUGGET * torch.eye(len(t))
         along_y, along_x = (
             torch.exp(-((axis[:, None] - axis) * unit_angstrom / reach).square() / 2) for axis in (y, x)
         )
@@ -200,6 +203,22 @@ def _sum_up(observed: Observations, chosen: Tensor, in_time: Tensor, in_space: T
     )
 
 
+def _fit(normal: Tensor, pull: Tensor, prior: _Prior) -> tuple[Tensor, float]:
+    """Return the coefficients `(2, n)` and the logarithm of the marginal likelihood, up to a constant."""
+    coefficients, factor = _solve(normal, pull, prior.precision)
+    likelihood = float((pull * coefficients).sum()) / 2 + prior.log_determinant
+    return coefficients, likelihood - float(factor.diagonal(dim1=-2, dim2=-1).log().sum())
+
+
+def _judge(moved: list[Tensor], normals: tuple[Tensor, ...], pulls: tuple[Tensor, ...]) -> tuple[float, float]:
+    """Return how far fields fitted to either half of the patches agree with the other, and the variance of that."""
+    agreement = sum(float((pulls[1 - fold] * field).sum()) for fold, field in enumerate(moved))
+    expected = sum(
+        float(torch.einsum("cn,cnm,cm->", field, normals[1 - fold], field)) for fold, field in enumerate(moved)
+    )
+    return agreement, expected
+
+
 def choose_field(
     observed: Observations,
     times: Tensor,
@@ -207,7 +226,7 @@ def choose_field(
     intervals: tuple[int, int, int],
     unit_angstrom: float,
 ) -> FieldFit:
-    """Fit a field to what was measured in patches, as smooth as held-out patches say.
+    """Fit a field to what was measured in patches, as smooth as they and held-out patches say.
 
     Parameters
     ----------
@@ -230,8 +249,8 @@ def choose_field(
     evidence of the other half. Where nothing moves, d is independent of the u of the other half, and the sum of d L u has the
     variance u L u; exchanging the halves gives nearly the same sum again.
 
-    With few patches many priors do as well in that, and which does best is chance. What decides is the sum with the logarithm of
-    the marginal likelihood, which sees all patches at once, but trusts in their errors being as said.
+    With few patches many priors do as well in that, and which does best is chance; the marginal likelihood sees all patches at
+    once, but trusts in their errors being as said. Fields are averaged with the exponential of the mean of both as weight.
     """
     n_t, n_y, n_x = (count + _DEGREE for count in intervals)
     in_time = make_basis(times, 0, 1, intervals[0])
@@ -241,21 +260,21 @@ def choose_field(
     everyone = torch.ones_like(observed.fold, dtype=torch.bool)
     halves = (observed.fold == 0, observed.fold == 1, everyone)
     normals, pulls = zip(*(_sum_up(observed, half, in_time, in_space) for half in halves), strict=True)
-    best, significance, chosen = -math.inf, 0.0, torch.zeros_like(pulls[2])
-    for prior in _list_priors(size, intervals, unit_angstrom):
-        agreement, expected = 0.0, 0.0
-        for fold in range(2):
-            # Half of the measurements and half of the precision: as smooth as the field of all.
-            moved, _ = _solve(normals[fold], pulls[fold], prior.precision / 2)
-            agreement += float((pulls[1 - fold] * moved).sum())
-            expected += float(torch.einsum("cn,cnm,cm->", moved, normals[1 - fold], moved))
-        coefficients, factor = _solve(normals[2], pulls[2], prior.precision)
-        log_likelihood = float((pulls[2] * coefficients).sum()) / 2 + prior.log_determinant
-        log_likelihood -= float(factor.diagonal(dim1=-2, dim2=-1).log().sum())
-        score = agreement - expected / 2 + log_likelihood
-        if score > best:
-            best, chosen = score, coefficients
-            significance = agreement / (2 * expected) ** 0.5 if expected > 0 else 0.0
+    priors = list(_list_priors(size, intervals, unit_angstrom))
+    fits = [_fit(normals[2], pulls[2], prior) for prior in priors]
+    least = max(likelihood for _, likelihood in fits) - _LIKELY
+    likely = [number for number, (_, likelihood) in enumerate(fits) if likelihood >= least]
+    scores, by_halves = [], []
+    for number in likely:
+        # Half of the measurements and half of the precision: as smooth as the field of all.
+        moved = [_solve(normals[fold], pulls[fold], priors[number].precision / 2)[0] for fold in range(2)]
+        agreement, expected = _judge(moved, normals, pulls)
+        scores.append((fits[number][1] + agreement - expected / 2) / 2)
+        by_halves.append(torch.stack(moved))
+    weights = torch.softmax(torch.tensor(scores, dtype=torch.float64), dim=0)
+    chosen = torch.einsum("k,kcn->cn", weights, torch.stack([fits[number][0] for number in likely]))
+    agreement, expected = _judge(list(torch.einsum("k,khcn->hcn", weights, torch.stack(by_halves))), normals, pulls)
+    significance = agreement / (2 * expected) ** 0.5 if expected > 0 else 0.0
     # What all places have in common is motion of the whole frame.
     field = chosen.T.reshape(n_t, n_y * n_x, 2)
     field = field - torch.einsum("s,tsc->tc", in_space.mean(dim=0), field)[:, None]

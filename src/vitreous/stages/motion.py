@@ -275,7 +275,7 @@ def _collect(inputs: Inputs, saved: Saved, params: MotionParams) -> Saved:
 
 STAGE = ItemStage(
     name="motion",
-    version="6",
+    version="7",
     summary="Correct movies for gain, defects and motion, whole-frame and local, and weight frames by exposure.",
     params=MotionParams,
     item=ExposureItem,
