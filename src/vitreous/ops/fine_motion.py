@@ -1,7 +1,7 @@
 """Motion of the whole frame and of its places from all detail that frames share, to a small part of a pixel.
 
 What two frames share depends on how far apart they are: particles stay, but the beam stirs the ice, which shows near frames their
-relative position best. So every pair of near frames is measured apart, and every frame against sums of those that came long before,
+relative position best. So every pair of near frames is measured apart, and every frame against sums of those long before,
 with the weights that the covariance of the frames asks for. Each patch of the image does so for itself; a smooth field and the
 motion of the whole frame are fitted to what all of them say.
 """
