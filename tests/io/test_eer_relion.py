@@ -73,7 +73,7 @@ def test_relion_reads_the_same_movie_and_gain(tmp_path: Path, write_eer: Callabl
     shifts = read_star(tmp_path / "MC" / "m.star")["global_shift"]
     relion = -np.stack([shifts[f"rlnMicrographShift{axis}"].cast(pl.Float64).to_numpy() for axis in "YX"], axis=1)
     frames = read_movie(tmp_path / "m.eer", EerRendering(frames_per_fraction=GROUPING))
-    gain = read_gain(tmp_path / "camera.gain", movie=tmp_path / "m.eer", shape=(SIDE, SIDE))
+    gain = read_gain(tmp_path / "camera.gain")
     settings = CorrectionSettings(1.0, 300.0, None, local=False)
     ours = correct_movie(torch.from_numpy(frames), torch.from_numpy(gain), settings)
     path = np.arange(N_FRAMES // GROUPING)[:, None] * STEP

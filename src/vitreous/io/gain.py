@@ -1,4 +1,4 @@
-"""Gain references of every format, as factors that multiply the movie."""
+"""Gain references of every format."""
 
 from pathlib import Path
 from typing import Any
@@ -63,34 +63,13 @@ def invert_divisors(factors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(np.float32(mean), factors, out=np.zeros_like(factors), where=good)
 
 
-def _fit(gain: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a gain reference to a grid twice as fine or twice as coarse; others are returned as they are.
-
-    Of the four pixels that become one, each counted in proportion to 1 / gain: their harmonic mean corrects the sum. One defect
-    among them makes a defect.
-    """
-    ny, nx = gain.shape
-    if shape == (2 * ny, 2 * nx):
-        return gain.repeat(2, axis=0).repeat(2, axis=1)
-    if (ny, nx) != (2 * shape[0], 2 * shape[1]):
-        return gain
-    blocks = gain.reshape(shape[0], 2, shape[1], 2).astype(np.float64)
-    good = (blocks > 0).all(axis=(1, 3))
-    sums = np.divide(1.0, blocks, out=np.ones_like(blocks), where=blocks > 0).sum(axis=(1, 3))
-    return np.where(good, 4 / sums, 0).astype(np.float32)
-
-
-def read_gain(path: Path, *, movie: Path | None = None, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
-    """Read a gain reference, float32 `(ny, nx)`, as factors that multiply; 0 marks a defect.
+def read_gain(path: Path) -> NDArray[np.float32]:
+    """Read a gain reference, float32 `(ny, nx)`, as it is in the file: whether it multiplies or divides the counts shows there.
 
     Parameters
     ----------
     path
         MRC, TIFF, DM3, DM4 or `.gain`.
-    movie
-        A movie that it belongs to. For EER, a reference in anything but `.gain` holds divisors and is inverted.
-    shape
-        Rows and columns of an EER movie as rendered; a reference of twice or half that size is brought to it.
 
     Raises
     ------
@@ -111,9 +90,6 @@ def read_gain(path: Path, *, movie: Path | None = None, shape: tuple[int, int] |
             path,
             found=f"values from {gain.min()} to {gain.max()}",
             expected="finite factors, none of them negative and not all zero",
-            remedy="Check that the file given with --gain is the gain reference that multiplies the movies.",
+            remedy="Check that the file given with --gain is the gain reference of the movies.",
         )
-    if movie is None or find_format(movie) != "EER":
-        return gain
-    factors = gain if path.suffix.lower() == _EER_GAIN_SUFFIX else invert_divisors(gain)
-    return factors if shape is None else _fit(factors, shape)
+    return gain
