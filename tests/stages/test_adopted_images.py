@@ -17,7 +17,7 @@ def draw_images(n: int = N, strength: float = 0.6) -> np.ndarray:
     """Discs of bright protein a little above the noise of deviation 1."""
     y, x = np.mgrid[:BOX, :BOX] - BOX // 2
     noise = np.random.default_rng(3).normal(size=(n, BOX, BOX))
-    return (noise + strength * (np.hypot(y, x) * PIXEL < DIAMETER / 2)).astype(np.float32)
+    return np.asarray(noise + strength * (np.hypot(y, x) * PIXEL < DIAMETER / 2), np.float32)
 
 
 def make_picks(root: Path, images: np.ndarray, **values: Any) -> pl.DataFrame:
@@ -46,6 +46,14 @@ def test_the_header_says_the_pixel_size_where_the_picks_do_not(tmp_path: Path) -
     picks = make_picks(tmp_path, draw_images()).with_columns(stack_pixel_size_angstrom=pl.lit(None, pl.Float64))
     found, _ = choose_images(picks, tmp_path, DIAMETER)
     assert found["stack_pixel_size_angstrom"].to_list() == [PIXEL] * N + [None]
+
+
+def test_a_header_of_1_angstrom_says_nothing(tmp_path: Path) -> None:
+    picks = make_picks(tmp_path, draw_images()).with_columns(stack_pixel_size_angstrom=pl.lit(None, pl.Float64))
+    write_mrc(tmp_path / "theirs" / "s.mrcs", draw_images(), 1.0)
+    found, (said,) = choose_images(picks, tmp_path, DIAMETER)
+    assert found["stack_path"].null_count() == N + 1
+    assert "their pixel size is not said (1 Å in the header" in said
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ __all__ = [
     "probe_image",
     "read_micrograph",
     "read_picture",
+    "trust_pixel_size",
     "write_picture",
 ]
 
@@ -138,8 +139,12 @@ def probe_image(path: Path, rendering: EerRendering | None = None) -> ImageInfo:
         case "picture":
             with _open_picture(path) as image:
                 (nx, ny), n_frames, pixel_size = image.size, 1, None
-    known = pixel_size is not None and pixel_size > 0 and abs(pixel_size - 1) > 1e-5
-    return ImageInfo(nx, ny, n_frames, pixel_size if known else None, exposure_used)
+    return ImageInfo(nx, ny, n_frames, trust_pixel_size(pixel_size), exposure_used)
+
+
+def trust_pixel_size(found: float | None) -> float | None:
+    """Return the pixel size that a header says, Å; None where it is not positive, or 1, as programs write it that do not know."""
+    return found if found is not None and found > 0 and abs(found - 1) > 1e-5 else None
 
 
 def read_picture(path: Path) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from vitreous.errors import UserError
+from vitreous.io.images import trust_pixel_size
 from vitreous.io.mrc import read_mrc_header
 from vitreous.io.named_images import IMAGES_SCHEMA
 from vitreous.io.stacks import read_particle_images
@@ -39,7 +40,7 @@ def _measure_stacks(positives: pl.DataFrame) -> pl.DataFrame:
     for name in positives["stack_path"].unique().sort():
         header = read_mrc_header(Path(name))
         ny, nx = header.shape[-2:]
-        rows.append((name, nx if nx == ny else -1, header.pixel_size_angstrom, header.shape[0]))
+        rows.append((name, nx if nx == ny else -1, trust_pixel_size(header.pixel_size_angstrom), header.shape[0]))
     schema = {"stack_path": pl.String, "box_px": pl.Int64, "header_angstrom": pl.Float64, "n_images": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -76,7 +77,7 @@ def _judge(positives: pl.DataFrame, diameter_angstrom: float) -> tuple[pl.DataFr
     sized = measured.with_columns(pl.coalesce("stack_pixel_size_angstrom", "header_angstrom"))
     pixels = sized["stack_pixel_size_angstrom"]
     if pixels.null_count():
-        return positives, "their pixel size is not said"
+        return positives, "their pixel size is not said (1 Å in the header of a stack may mean that it is not known)"
     boxes, sizes = sized["box_px"].unique().to_list(), pixels.unique().sort().to_list()
     if len(boxes) > 1 or boxes[0] < 0 or boxes[0] % 2 or sizes[-1] > sizes[0] * (1 + _SAME_SIZE):
         found = ", ".join(f"{box} px at {size:.4g} Å" for box, size in zip(boxes, sizes, strict=False))
