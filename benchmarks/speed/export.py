@@ -82,7 +82,7 @@ def make_particles(micrographs: pl.DataFrame, rng: np.random.Generator, size: Si
     numbers = {
         "x_px": rng.uniform(0, size.side - 1, n),
         "y_px": rng.uniform(0, size.side - 1, n),
-        "ncc": rng.uniform(0.1, 0.9, n),
+        "score": rng.uniform(0.1, 0.9, n),
         "class_id": rng.integers(1, 101, n),
         "half": rng.integers(1, 3, n),
         **{name: rng.uniform(-180, 180, n) for name in ("rot_deg", "tilt_deg", "psi_deg", "class_psi_deg")},

@@ -25,16 +25,16 @@ def test_decisions_are_kept_with_run_and_person(tmp_path: Path) -> None:
         CliRunner().invoke(decide, words, catch_exceptions=False)
 
     call("ingest", "micrograph", "m", "reject")
-    call("001-ingest", "threshold", "ncc_calibrated", "0.3")
+    call("001-ingest", "threshold", "score_calibrated", "0.3")
     call("ingest", "run", "all", "accept")
     found = [(made.run, made.kind, made.subject, made.verdict, made.who) for made in read_decisions(project)]
     assert found == [
         ("001-ingest", "micrograph", "m", "reject", "ada"),
-        ("001-ingest", "threshold", "ncc_calibrated", "0.3", "ada"),
+        ("001-ingest", "threshold", "score_calibrated", "0.3", "ada"),
         ("001-ingest", "run", "all", "accept", "ada"),
     ]
     for words, problem in (
-        (("ingest", "threshold", "ncc", "high"), "expected a number"),
+        (("ingest", "threshold", "score", "high"), "expected a number"),
         (("ingest", "class", "3", "maybe"), "accept or reject"),
         (("ingest", "run", "all", "reject"), "expected accept,"),
         (("nothing", "class", "3", "accept"), "no such run"),

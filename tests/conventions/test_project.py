@@ -93,7 +93,7 @@ def test_paths_in_tables_are_relative_to_the_project(tmp_path: Path) -> None:
 def make_candidates(n: int) -> pl.DataFrame:
     rng = np.random.default_rng(20)
     scores = np.concatenate([rng.normal(0.2, 0.03, n // 2), rng.normal(0.6, 0.05, n - n // 2)])
-    candidates = pl.DataFrame({"particle_id": [f"m_{i:05d}" for i in range(n)], "ncc": scores}).with_columns(
+    candidates = pl.DataFrame({"particle_id": [f"m_{i:05d}" for i in range(n)], "score": scores}).with_columns(
         micrograph_id=pl.lit("m"), x_px=100.0, y_px=90.0, diameter_angstrom=40.0, picker=pl.lit("blob"), power=0.0,
         label=pl.lit("candidate"),
     )  # fmt: skip

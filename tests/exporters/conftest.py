@@ -70,6 +70,7 @@ def _make_particles(root: Path) -> pl.DataFrame:
                 | {"particle_id": f"{name}-{i}", "micrograph_id": name, "x_px": x, "y_px": y, "label": "positive"}
                 | {
                     "ncc": 0.5 + 0.01 * i,
+                    "score": 0.5 + 0.01 * i,
                     "stack_path": f"runs/006-extract/{name}.mrcs",
                     "stack_index": i,
                     "box_px": BOX,
@@ -80,7 +81,7 @@ def _make_particles(root: Path) -> pl.DataFrame:
     others = [("ice", "mic_a", "negative"), ("score", "mic_b", "negative"), (None, "mic_b", "candidate")]
     for i, (reason, name, label) in enumerate(others):
         values = {"particle_id": f"other-{i}", "micrograph_id": name, "x_px": 20.0 + i, "y_px": 100.0, "label": label}
-        rows.append(common | values | {"reason": reason, "ncc": 0.1})
+        rows.append(common | values | {"reason": reason, "ncc": 0.1, "score": 0.1})
     return complete_table("particles", pl.DataFrame(rows, infer_schema_length=None))
 
 

@@ -63,7 +63,7 @@ def compare(found: pl.DataFrame, expected: pl.DataFrame, names: tuple[str, ...],
     ours = expected.filter(pl.col("label") == "positive").sort("micrograph_id", "x_px")
     theirs = found.filter(pl.col("label") == "positive").sort("micrograph_id", "x_px")
     assert ours["micrograph_id"].to_list() == theirs["micrograph_id"].to_list()
-    for name in ("x_px", "y_px", "ncc", *names):
+    for name in ("x_px", "y_px", "score", *names):
         np.testing.assert_allclose(theirs[name], ours[name], rtol=rtol, atol=1e-4, err_msg=name)
 
 

@@ -65,7 +65,7 @@ def test_our_particles_without_negatives(tmp_path: Path) -> None:
             "y_px": [4.0, 5.0, 6.0],
             "diameter_angstrom": 100.0,
             "picker": "blob",
-            "ncc": [0.3, 0.2, 0.1],
+            "score": [0.3, 0.2, 0.1],
             "label": ["positive", "negative", "candidate"],
         }
     )

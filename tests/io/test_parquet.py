@@ -36,3 +36,25 @@ def test_files_that_are_not_the_table(tmp_path: Path) -> None:
     write_table(path, "entries", ENTRIES)
     with pytest.raises(InputFileError, match=r"cannot be read as the table exposures .*unknown columns"):
         read_table(path, "exposures")
+
+
+def test_columns_of_former_tables_are_what_they_are_called_now(tmp_path: Path) -> None:
+    now = complete_table(
+        "particles",
+        pl.DataFrame(
+            {
+                "particle_id": ["a", "b"],
+                "micrograph_id": "m",
+                "x_px": 1.0,
+                "y_px": 2.0,
+                "diameter_angstrom": 100.0,
+                "picker": "blob",
+                "score": [1.2, 0.3],
+                "score_calibrated": [1.1, 0.2],
+                "label": "positive",
+            }
+        ),
+    )
+    former = now.drop("ncc").rename({"score": "ncc", "score_calibrated": "ncc_calibrated"})
+    former.write_parquet(tmp_path / "particles.parquet")
+    assert_frame_equal(read_table(tmp_path / "particles.parquet", "particles"), now)

@@ -84,6 +84,40 @@ def test_lumps_of_ice_are_found_and_little_else() -> None:
     assert (kinds[far] == "").mean() > 0.995
 
 
+def add_detailed_particles(image: np.ndarray, centres: np.ndarray, rng: np.random.Generator) -> None:
+    """Add particles that show their detail alone, a tenth of their size, in place."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for cx, cy in centres:
+        texture = scipy.ndimage.gaussian_filter(rng.normal(size=image.shape), 1.0)
+        image -= 6 * texture * (np.hypot(x - cx, y - cy) < RADIUS)
+
+
+def test_clumps_are_found_and_particles_side_by_side_are_none() -> None:
+    rng = np.random.default_rng(1)
+    empty, centres = make_field(7, 0)[0], make_field(7, 60)[1]
+    middle, distance = np.array([200.0, 480.0]), 1.1 * DIAMETER / PIXEL * np.sqrt(rng.uniform(size=14))
+    azimuth = rng.uniform(0, 2 * np.pi, 14)
+    clumped = middle + np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth)])
+    apart = centres[np.linalg.norm(centres - middle, axis=1) > 5 * RADIUS]
+    # Six around one, as close as can be.
+    ring = np.arange(6) * np.pi / 3
+    close = np.array([500.0, 200.0]) + np.vstack([[0, 0], 2 * RADIUS * np.column_stack([np.cos(ring), np.sin(ring)])])
+    apart = apart[np.linalg.norm(apart - close[0], axis=1) > 7 * RADIUS]
+    alone = np.vstack([apart, close])
+    add_detailed_particles(empty, np.vstack([alone, clumped]), rng)
+    mask = find_junk(torch.from_numpy(empty), PIXEL, DIAMETER, np.vstack([alone, clumped[::3]]))
+    assert (look_up_junk(mask, clumped) == "aggregate").mean() > 0.9
+    assert (look_up_junk(mask, alone) == "").all()
+
+
+def test_a_few_particles_in_empty_ice_are_no_junk() -> None:
+    rng = np.random.default_rng(2)
+    image, few = make_field(8, 0)[0], np.array([[150.0, 200.0], [500.0, 150.0], [350.0, 500.0], [600.0, 600.0]])
+    add_detailed_particles(image, few, rng)
+    candidates = np.vstack([few, rng.uniform(RADIUS, SIDE - RADIUS, (50, 2))])
+    assert (look_up_junk(find_junk(torch.from_numpy(image), PIXEL, DIAMETER, candidates), few) == "").all()
+
+
 def test_places_are_looked_up_in_pixels_of_the_micrograph() -> None:
     image, centres = make_field(6)
     image[300:420, 80:200] -= 15

@@ -54,8 +54,8 @@ def test_particles_are_found_where_they_are(plant: Plant, diameter: float) -> No
     assert np.sqrt(np.mean(distance**2)) < 1.0
     offset = (best[pick] - planted.xy_px[truth]).mean(axis=0)
     np.testing.assert_allclose(offset, 0, atol=0.35)
-    assert found.ncc[len(planted.xy_px) - 1] > found.ncc[len(planted.xy_px)] + 0.05
-    assert (np.diff(found.ncc) <= 0).all()
+    assert found.score[len(planted.xy_px) - 1] > found.score[len(planted.xy_px)] + 0.05
+    assert (np.diff(found.score) <= 0).all()
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -82,7 +82,7 @@ def test_picking_is_repeatable_and_keeps_the_distance(plant: Plant) -> None:
     profile = learn_profile([planted.image], pixel, 100.0)
     one, other = (pick_blobs(planted.image, pixel, profile, settings) for _ in range(2))
     np.testing.assert_array_equal(one.xy_px, other.xy_px)
-    distance = np.linalg.norm(one.xy_px[:, None] - one.xy_px[None], axis=-1)[np.triu_indices(len(one.ncc), 1)]
+    distance = np.linalg.norm(one.xy_px[:, None] - one.xy_px[None], axis=-1)[np.triu_indices(len(one.score), 1)]
     # Half a pixel of picking, 5 Å, may be lost when each peak is refined.
     assert distance.min() * pixel > 75 - 2 * 5
 

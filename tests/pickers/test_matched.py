@@ -47,24 +47,26 @@ def test_places_templates_and_angles_are_those_planted() -> None:
     assert found.template[:4].tolist() == [1] * 4
     assert found.psi_deg[:4][order].tolist() == ANGLES.tolist()
     assert (found.ncc[:4] > 0.9).all()
-    assert (found.ncc <= 2).all()
-    assert (found.ncc >= SETTINGS.min_score).all()
+    assert (np.abs(found.ncc) <= 1.001).all()
+    # The score is the correlation and what contrast adds or takes.
+    assert ((found.score >= SETTINGS.min_score) & (found.score <= 1.15)).all()
 
 
-def test_contrast_counts_up_to_twice_the_usual() -> None:
+def test_contrast_counts_up_to_little_above_the_usual() -> None:
     found = match(plant(lambda i: (0.5, 0.25, 0.1, 5.0)[i], noise=0.2))
     places = np.array([[(25 + 35 * i) * 5 / 2, (30 + 20 * i) * 6 / 2] for i in range(4)])
-    score = [found.ncc[np.linalg.norm(found.xy_px - place, axis=1) < 10].max() for place in places]
+    assert np.ptp(found.score / found.ncc) > 0.1
+    score = [found.score[np.linalg.norm(found.xy_px - place, axis=1) < 10].max() for place in places]
     assert score[3] > score[0] > score[1] > score[2]
     # The strongest has no more than its shape and the limit say.
-    assert 1.8 < score[3] <= 2
+    assert 1 < score[3] <= 1.15
 
 
 def test_power_tells_strong_ones() -> None:
     found = match(plant(lambda i: 10.0 if i == 2 else 1.0))
     strong = int(np.argmax(found.power))
     np.testing.assert_allclose(found.xy_px[strong], [(25 + 70) * 2.5, 70 * 3], atol=0.5)
-    others = found.power[np.argsort(found.ncc)[::-1][:4]]
+    others = found.power[np.argsort(found.score)[::-1][:4]]
     # Ten times the contrast is a hundred times the power.
     assert found.power[strong] - np.median(np.delete(others, others.argmax())) == pytest.approx(2, abs=0.15)
 
@@ -77,7 +79,7 @@ def test_faint_fluctuations_score_less_whatever_their_shape() -> None:
     found = match(smooth, MatchSettings(100.0, 0.75, -1.0))
     column = found.xy_px[:, 0] * 2 / 5
     # Farther than the mask reaches from where the faint part begins and ends.
-    faint, other = found.ncc[(column > 134) & (column < 146)], found.ncc[column < 106]
+    faint, other = found.score[(column > 134) & (column < 146)], found.score[column < 106]
     assert len(faint) >= 2
     assert faint.max() < 0.15
     assert other.max() > 0.5
@@ -86,4 +88,4 @@ def test_faint_fluctuations_score_less_whatever_their_shape() -> None:
 def test_nothing_to_find() -> None:
     found = match(plant(), MatchSettings(100.0, 0.75, 2.1))
     assert found.xy_px.shape == (0, 2)
-    assert len(found.ncc) == len(found.power) == len(found.template) == len(found.psi_deg) == 0
+    assert len(found.ncc) == len(found.score) == len(found.power) == len(found.template) == len(found.psi_deg) == 0

@@ -57,7 +57,7 @@ def test_the_ctf_helps_and_its_sign_is_right(plant: Plant, templates: TemplateSe
     for defocus in (planted.defocus_angstrom, None, -planted.defocus_angstrom):
         found = pick(planted, templates, defocus, whitened=False)
         index, _, _ = match_points(found.xy_px, planted.xy_px, 8.0)
-        scores[defocus] = float(np.median(found.ncc[index])) if len(index) > len(planted.xy_px) / 2 else 0.0
+        scores[defocus] = float(np.median(found.score[index])) if len(index) > len(planted.xy_px) / 2 else 0.0
     assert scores[planted.defocus_angstrom] > scores[None] + 0.05
     assert scores[planted.defocus_angstrom] > scores[-planted.defocus_angstrom] + 0.3
     assert scores[planted.defocus_angstrom] > 0.7

@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, p
     write_picture(root / "runs" / "1-pick" / "junk.png", junk)
     (root / "runs" / "2-review").mkdir()
     cut = {"limit": None, "given": False, "alone": 4, "in_turn": 4}
-    cuts = {"min_ncc": cut | {"limit": 0.25, "alone": 8, "in_turn": 8}, "junk": cut}
+    cuts = {"min_score": cut | {"limit": 0.25, "alone": 8, "in_turn": 8}, "junk": cut}
     (root / "runs" / "2-review" / "cuts.json").write_text(json.dumps(cuts), encoding="utf-8")
     micrographs = complete_table(
         "micrographs",
@@ -54,7 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, p
         ),
     )
     reason = ([None] * 7 + ["score"] * 2 + ["ice"]) * 4
-    ncc = rng.uniform(0.3, 0.5, 40)
+    score = rng.uniform(0.3, 0.5, 40)
     particles = pl.DataFrame(
         {
             "particle_id": [f"p{i}" for i in range(40)],
@@ -63,9 +63,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, p
             "y_px": [200.0] * 40,
             "diameter_angstrom": [80.0] * 40,
             "picker": ["blob"] * 40,
-            "ncc": ncc,
+            "score": score,
             "power": rng.normal(0, 0.1, 40),
-            "ncc_calibrated": ncc,
+            "score_calibrated": score,
             "power_calibrated": rng.normal(0, 0.1, 40),
             "junk": [None if one != "ice" else "ice" for one in reason],
             "junk_path": ["runs/1-pick/junk.png"] * 10 + [None] * 30,
@@ -104,7 +104,7 @@ def test_cuts_are_told_with_what_they_removed(project: Any) -> None:
     records: Any = [SimpleNamespace(stage="pick", folder="1-pick"), SimpleNamespace(stage="review", folder="2-review")]
     (histogram, _), (trend, _) = draw_scores(root, tables, records)
     assert "40 candidates, 28 kept" in histogram
-    assert "NCC too low (0.25, proposed) 8, alone 8" in histogram
+    assert "score too low (0.25, proposed) 8, alone 8" in histogram
     assert "in junk 4, alone 4" in histogram
     assert "4 micrographs" in trend
 

@@ -50,7 +50,7 @@ def tables(tmp_path: Path) -> dict[str, pl.DataFrame]:
     }
     particle = {"micrograph_id": "a", "diameter_angstrom": 60.0, "picker": "blob"}
     particles = [
-        {"particle_id": f"a:{i}", "x_px": 50.0 * i, "y_px": 30.0 * i, "ncc": 0.1 * i, "power": 0.05 * i, **particle}
+        {"particle_id": f"a:{i}", "x_px": 50.0 * i, "y_px": 30.0 * i, "score": 0.1 * i, "power": 0.05 * i, **particle}
         | ({"label": "positive"} if i < 4 else {"label": "negative", "reason": "ice"})
         for i in range(1, 7)
     ]

@@ -42,7 +42,7 @@ def run(tmp_path: Path, text: str, **values: Any) -> pl.DataFrame:
 def test_order_identifiers_diameters_and_scores(tmp_path: Path) -> None:
     found = run(tmp_path, "a,1,2,0.5,20\nb,3,4,,30\na,5,6,0.25,20\n")
     # In the order of the micrographs table; diameters in each micrograph's own pixels.
-    assert found.select("particle_id", "x_px", "y_px", "ncc", "diameter_angstrom").rows() == [
+    assert found.select("particle_id", "x_px", "y_px", "score", "diameter_angstrom").rows() == [
         ("b_00001", 3, 4, None, 60.0),
         ("a_00001", 1, 2, 0.5, 20.0),
         ("a_00002", 5, 6, 0.25, 20.0),

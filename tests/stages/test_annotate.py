@@ -43,7 +43,7 @@ def make_tables(diameter: float | None = None) -> dict[str, pl.DataFrame]:
         "y_px": [y for _, _, y in places],
         "diameter_angstrom": [DIAMETER] * 4,
         "picker": ["blob"] * 4,
-        "ncc": [0.1, 0.9, 0.9, 0.9],
+        "score": [0.1, 0.9, 0.9, 0.9],
         "label": ["candidate"] * 4,
     }
     entry = {"entry_id": ["e"], "symmetry": ["C1"], "diameter_angstrom": [diameter]}
@@ -83,7 +83,7 @@ def test_people_stand_above_the_picker() -> None:
     assert rows["annotator"].to_list() == ["ada, bob", "ada", "ada", "ada", None]
     assert rows["label"].to_list() == ["candidate", "negative", "candidate", "candidate", "candidate"]
     assert rows["reason"].to_list() == [None, "expert", None, None, None]
-    assert rows["ncc"].to_list() == [0.1, 0.9, 0.9, None, 0.9]
+    assert rows["score"].to_list() == [0.1, 0.9, 0.9, None, 0.9]
 
 
 def test_only_some_annotators() -> None:
@@ -133,7 +133,7 @@ def test_without_marks_candidates_pass_unchanged() -> None:
 def test_review_keeps_what_people_said() -> None:
     tables = make_tables()
     tables["particles"] = run(tables, [*MARKS, mark(6, "m0", "add", 3, 3)]).tables["particles"]
-    params = ReviewParams(min_ncc=0.5)
+    params = ReviewParams(min_score=0.5)
     inputs = Inputs(tables)
     judged = REVIEW.compute(REVIEW.load(inputs, params, Context(Path())), params, lambda fraction, words: None)
     rows = REVIEW.save(judged, inputs, params, RunFolder(Path(), Path())).tables["particles"]

@@ -56,7 +56,7 @@ def tables(tmp_path: Path) -> dict[str, pl.DataFrame]:
         "y_px": [place[1] for place in PLACES] * 2,
         "diameter_angstrom": [DIAMETER] * 2 * len(PLACES),
         "picker": ["blob"] * 2 * len(PLACES),
-        "ncc": [0.5] * 2 * len(PLACES),
+        "score": [0.5] * 2 * len(PLACES),
         "label": ["positive", "positive", "negative", *["positive"] * (2 * len(PLACES) - 3)],
     }
     return {
@@ -150,7 +150,7 @@ def test_negatives_have_no_image_and_keep_their_rows(tmp_path: Path, tables: dic
     particles = run(tmp_path, tables, ExtractParams()).tables["particles"]
     assert particles["particle_id"].to_list() == tables["particles"]["particle_id"].to_list()
     assert particles["label"].to_list() == tables["particles"]["label"].to_list()
-    assert particles["ncc"].to_list() == tables["particles"]["ncc"].to_list()
+    assert particles["score"].to_list() == tables["particles"]["score"].to_list()
     assert particles["stack_index"].to_list() == [0, 1, None, 2, 3, 0, 1, 2, 3, 4]
     assert particles["defocus_u_angstrom"].to_list() == [1e4] * 5 + [2e4] * 5
     assert particles["defocus_angle_deg"].to_list() == [10.0] * 5 + [20.0] * 5
@@ -332,8 +332,8 @@ def test_of_two_picks_of_one_particle_the_better_stays(tmp_path: Path, tables: d
     first = tables["particles"].row(0, named=True)
     pair = pl.DataFrame(
         [
-            first | {"particle_id": "left", "x_px": 88.0, "ncc": 0.6, "class_origin_x_angstrom": -24.0},
-            first | {"particle_id": "right", "x_px": 110.0, "ncc": 0.7, "class_origin_x_angstrom": 20.0},
+            first | {"particle_id": "left", "x_px": 88.0, "score": 0.6, "class_origin_x_angstrom": -24.0},
+            first | {"particle_id": "right", "x_px": 110.0, "score": 0.7, "class_origin_x_angstrom": 20.0},
         ],
         schema=tables["particles"].schema,
     ).with_columns(class_origin_y_angstrom=pl.lit(0.0))

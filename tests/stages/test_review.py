@@ -43,8 +43,8 @@ def make_particles() -> tuple[pl.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(N_MICROGRAPHS), N_EACH)
     kind = np.tile(np.array(["noise"] * 25 + ["particle"] * 33 + ["ice"] * 2), N_MICROGRAPHS)
-    ncc = np.where(kind == "noise", rng.normal(0.15, 0.03, len(kind)), rng.normal(0.45, 0.04, len(kind)))
-    ncc += 4e-6 * (2e3 * group)
+    score = np.where(kind == "noise", rng.normal(0.15, 0.03, len(kind)), rng.normal(0.45, 0.04, len(kind)))
+    score += 4e-6 * (2e3 * group)
     power = rng.normal(0.1, 0.03, len(kind)) + 1.2 * (kind == "ice")
     x, y = rng.uniform(RADIUS_PX, SIDE - 1 - RADIUS_PX, (2, len(kind)))
     places = np.nonzero(kind == "particle")[0]
@@ -59,7 +59,7 @@ def make_particles() -> tuple[pl.DataFrame, np.ndarray]:
             "y_px": y,
             "diameter_angstrom": [DIAMETER] * len(kind),
             "picker": ["blob"] * len(kind),
-            "ncc": ncc,
+            "score": score,
             "power": power,
             "label": ["candidate"] * len(kind),
         }
@@ -102,8 +102,8 @@ def test_reasons_are_those_planted_and_nothing_is_deleted() -> None:
     assert judged.filter(pl.Series(kind == "border"))["reason"].to_list() == ["border"] * 2
     assert ((judged["label"] == "positive") == judged["reason"].is_null()).all()
     assert set(judged["label"]) == {"positive", "negative"}
-    assert judged.drop("label", "reason", "ncc_calibrated", "power_calibrated").equals(
-        particles.drop("label", "reason", "ncc_calibrated", "power_calibrated")
+    assert judged.drop("label", "reason", "score_calibrated", "power_calibrated").equals(
+        particles.drop("label", "reason", "score_calibrated", "power_calibrated")
     )
 
 
@@ -111,7 +111,7 @@ def test_calibrated_scores_have_no_trend_with_defocus() -> None:
     particles, kind = make_particles()
     judged = run(particles).tables["particles"].filter(pl.Series(kind == "particle"))
     defocus = judged.join(make_micrographs(), on="micrograph_id", maintain_order="left")["defocus_u_angstrom_right"]
-    for name, low, high in (("ncc", 0.3, 1.0), ("ncc_calibrated", -0.1, 0.1)):
+    for name, low, high in (("score", 0.3, 1.0), ("score_calibrated", -0.1, 0.1)):
         assert low < np.corrcoef(defocus, judged[name])[0, 1] < high
 
 
@@ -145,20 +145,28 @@ def test_the_last_verdict_on_a_pick_counts() -> None:
 def test_given_thresholds(by: str) -> None:
     particles, _ = make_particles()
     if by == "person":
-        decisions = (decide("threshold", "ncc_calibrated", "0.5"), decide("threshold", "power_calibrated", "0.12"))
-        judged = run(particles, decisions, ReviewParams(min_ncc=0.1, max_power=9)).tables["particles"]
+        decisions = (decide("threshold", "score_calibrated", "0.5"), decide("threshold", "power_calibrated", "0.12"))
+        judged = run(particles, decisions, ReviewParams(min_score=0.1, max_power=9)).tables["particles"]
     else:
-        judged = run(particles, params=ReviewParams(min_ncc=0.5, max_power=0.12)).tables["particles"]
+        judged = run(particles, params=ReviewParams(min_score=0.5, max_power=0.12)).tables["particles"]
     positive = judged.filter(pl.col("label") == "positive")
-    expected = (judged["ncc_calibrated"] >= 0.5) & (judged["power_calibrated"] <= 0.12)
+    expected = (judged["score_calibrated"] >= 0.5) & (judged["power_calibrated"] <= 0.12)
     assert 0 < positive.height <= int(expected.sum()) <= positive.height + 2
-    assert positive["ncc_calibrated"].min() >= 0.5  # type: ignore[operator]
+    assert positive["score_calibrated"].min() >= 0.5  # type: ignore[operator]
     assert positive["power_calibrated"].max() <= 0.12  # type: ignore[operator]
 
 
+def test_a_threshold_set_under_the_former_name_still_counts() -> None:
+    particles, _ = make_particles()
+    former, now = (
+        run(particles, (decide("threshold", name, "0.5"),)) for name in ("ncc_calibrated", "score_calibrated")
+    )
+    assert former.tables["particles"].equals(now.tables["particles"])
+
+
 def test_threshold_that_is_no_number() -> None:
-    with pytest.raises(SettingError, match=r"expected a number for ncc_calibrated, found 'high'"):
-        run(make_particles()[0], (decide("threshold", "ncc_calibrated", "high"),))
+    with pytest.raises(SettingError, match=r"expected a number for score_calibrated, found 'high'"):
+        run(make_particles()[0], (decide("threshold", "score_calibrated", "high"),))
 
 
 def test_no_candidates() -> None:
@@ -178,13 +186,13 @@ def test_picks_without_scores_are_taken_and_do_not_move_the_threshold() -> None:
     manual = particles.head(200).with_columns(
         particle_id=pl.col("particle_id") + "m",
         picker=pl.lit("manual"),
-        ncc=pl.lit(None, pl.Float64),
+        score=pl.lit(None, pl.Float64),
         power=pl.lit(None, pl.Float64),
     )
     both = run(pl.concat([particles, manual])).tables["particles"]
     assert both.head(particles.height).equals(run(particles).tables["particles"])
     rest = both.tail(200)
-    assert rest["ncc_calibrated"].null_count() == rest["power_calibrated"].null_count() == 200
+    assert rest["score_calibrated"].null_count() == rest["power_calibrated"].null_count() == 200
     edge = int((kind[:200] == "border").sum())
     assert (rest["label"] == "positive").sum() == 200 - edge
     assert rest["reason"].drop_nulls().to_list() == ["border"] * edge
@@ -196,5 +204,5 @@ def test_few_candidates_and_no_defocus() -> None:
         pl.lit(None, pl.Float64).alias(name) for name in ("defocus_u_angstrom", "defocus_v_angstrom")
     )
     judged = run(particles, micrographs=nothing).tables["particles"]
-    np.testing.assert_array_equal(judged["ncc_calibrated"], judged["ncc"])
+    np.testing.assert_array_equal(judged["score_calibrated"], judged["score"])
     assert set(run(particles.slice(40, 3)).tables["particles"]["label"]) == {"positive"}

@@ -39,7 +39,7 @@ def read_project_picks(project: Project) -> tuple[Marks, Sizes]:
             f"{project.root}: found no particles; expected picks. Run `vitreous run {project.root}` first."
         )
     positives = tables["particles"].filter(pl.col("label") == "positive")
-    score = pl.coalesce("ncc_calibrated", "ncc")
+    score = pl.coalesce("score_calibrated", "score")
     picks = positives.select("x_px", "y_px", micrograph="micrograph_id", score=score)
     accepted = tables["micrographs"].filter(pl.col("accepted").fill_null(value=True))["micrograph_id"]
     rows = tables["micrographs"].select("micrograph_id", "nx_px", "ny_px").iter_rows()

@@ -122,7 +122,7 @@ def _make_particles(particles: pl.DataFrame) -> Fields:
         "location/center_x_frac": ("<f4", _get(particles, "x_px") / shape[:, 1]),
         "location/center_y_frac": ("<f4", _get(particles, "y_px") / shape[:, 0]),
         "location/min_dist_A": ("<f4", _get(particles, "diameter_angstrom") / 2),
-        "pick_stats/ncc_score": ("<f4", _get(particles, "ncc")),
+        "pick_stats/ncc_score": ("<f4", _get(particles.with_columns(pl.coalesce("ncc", "score").alias("ncc")), "ncc")),
         "pick_stats/power": ("<f4", _get(particles, "power")),
         "pick_stats/template_idx": ("<u4", _get(particles, "template")),
         "pick_stats/angle_rad": ("<f4", np.deg2rad(_get(particles, "pick_psi_deg"))),

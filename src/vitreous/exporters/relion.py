@@ -62,7 +62,7 @@ _MICROGRAPH_COLUMNS = {
 _PICK_COLUMNS = {
     "rlnCoordinateX": StarColumn(pl.col("x_px")),
     "rlnCoordinateY": StarColumn(pl.col("y_px")),
-    "rlnAutopickFigureOfMerit": StarColumn(pl.col("ncc")),
+    "rlnAutopickFigureOfMerit": StarColumn(pl.col("score")),
 }
 _PARTICLE_COLUMNS = {
     **_PICK_COLUMNS,

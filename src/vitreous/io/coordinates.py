@@ -125,8 +125,9 @@ def _read_particles(path: Path) -> pl.DataFrame:
     frame = pl.read_parquet(path)
     if not {"micrograph_id", "x_px", "y_px", "label"} <= set(frame.columns):
         raise _refuse(path, f"columns {', '.join(frame.columns[:8])}", "the particles table of a run")
+    scores = [name for name in ("score", "ncc") if name in frame.columns]
     return frame.filter(pl.col("label") != "negative").select(
-        "x_px", "y_px", micrograph="micrograph_id", score="ncc" if "ncc" in frame.columns else pl.lit(None)
+        "x_px", "y_px", micrograph="micrograph_id", score=scores[0] if scores else pl.lit(None)
     )
 
 

@@ -11,6 +11,10 @@ from vitreous.model.tables import check_table
 __all__ = ["read_table", "write_table"]
 
 
+_FORMER = {"particles": {"ncc": "score", "ncc_calibrated": "score_calibrated"}}
+"""Names that columns had in tables without their present ones: what candidates are ranked by was called a correlation."""
+
+
 def write_table(path: Path, name: str, frame: pl.DataFrame) -> None:
     """Check `frame` against the named table's declaration and write it, atomically."""
     checked = check_table(name, frame)
@@ -19,7 +23,7 @@ def write_table(path: Path, name: str, frame: pl.DataFrame) -> None:
 
 
 def read_table(path: Path, name: str) -> pl.DataFrame:
-    """Read a table written by `write_table`.
+    """Read a table written by `write_table`, now or before columns were renamed.
 
     Raises
     ------
@@ -27,7 +31,11 @@ def read_table(path: Path, name: str) -> pl.DataFrame:
         If the file is missing or is not that table.
     """
     try:
-        return check_table(name, pl.read_parquet(path))
+        frame = pl.read_parquet(path)
+        former = _FORMER.get(name, {})
+        if not set(former.values()) & set(frame.columns):
+            frame = frame.rename(former, strict=False)
+        return check_table(name, frame)
     except (OSError, pl.exceptions.PolarsError, ValueError) as error:
         raise InputFileError(
             path,

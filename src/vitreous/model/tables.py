@@ -176,15 +176,20 @@ PARTICLES = Table(
         Column("diameter_angstrom", F, "particle diameter used for picking, Å", required=True),
         Column("picker", S, "blob, template, manual or the name of a program", required=True),
         Column("annotator", S, "people who picked, moved or refused it, names joined by commas; null: a picker alone"),
-        Column("ncc", F, "correlation at the peak, times the local contrast over the usual, at most 2; raw"),
+        Column("ncc", F, "correlation with what was looked for, -1 to 1; null: another program picked"),
+        Column(
+            "score",
+            F,
+            "what candidates are ranked by, raw: ncc times the local contrast over the usual; of another program: its own",
+        ),
         Column("power", F, "log10 of local power relative to the micrograph's median, raw"),
         Column(
             "noise_peaks",
             F,
-            "expected number of peaks of pure noise in its micrograph with at least its ncc; below two deviations of noise, "
+            "expected number of peaks of pure noise in its micrograph with at least its score; below two deviations of noise, "
             "where it means little, that at two; null where the noise was not whitened",
         ),
-        Column("ncc_calibrated", F, "ncc less the trend of micrograph medians with defocus"),
+        Column("score_calibrated", F, "score less the trend of micrograph medians with defocus"),
         Column("power_calibrated", F, "power less the trend of micrograph medians with defocus"),
         Column("template", I, "number of the best template"),
         Column("pick_psi_deg", F, "in-plane angle of the best template, degrees"),

@@ -1,9 +1,11 @@
 """Where a micrograph shows what is no particle: carbon, ice, clumps. From the image itself, without training."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -19,14 +21,23 @@ _SAMPLES = 10
 """Pixels of the mask across a particle."""
 _WINDOW = 0.5
 """Standard deviation, in diameters, of the Gaussian that local means and deviations are taken under."""
-_FINE, _PARTICLE, _COARSE = (0.04, 0.09), (0.12, 0.35), (0.4, 1.0)
+_DETAIL, _FINE, _PARTICLE, _COARSE = (0.03, 0.07), (0.04, 0.09), (0.12, 0.35), (0.4, 1.0)
 """Bands: differences of two Gaussians of these standard deviations, in diameters."""
-_COARSE_LIMIT, _PARTICLE_LIMIT = 1.1, 0.5
+_COARSE_LIMIT = 1.1
 """Natural logarithm of local deviation over that of ice and particles, above which something else is there."""
-_LEAST_COARSE, _LEAST_CLUMP, _LEAST_DARK, _LEAST_ALONE = 1.2, 1.5, 1.5, 6.0
-"""Least areas of regions, in squares of the diameter; the last for edges and what is dark where the best candidates do not
-vary more than the rest of the micrograph: then it is not known how much particles vary, a few of them in empty ice would stand
-out, and clumps are not looked for."""
+_DETAIL_SAMPLES = 20
+"""Pixels across a particle where its detail is measured."""
+_CLUMP_CORE, _CLUMP_EDGE, _CLUMP_REACH, _MOST_ALONE = 2.7, 1.3, 0.7, 2.2
+"""Power of detail over that of ice, in those of a particle alone. Particles side by side, as close as they can be, have 1.8 under
+the window; a clump is what has more than the first, and what around it has more than the second within that many diameters."""
+_NOISE_PERCENT, _KNOWN_EXCESS, _LEAST_EXCESS, _N_FIRST = 10.0, 1.35, 1.7, 10
+"""Power over that of ice is known to be a particle's where it is so many times that of the median place, and the first so many
+candidates do not have much more; where not, a particle is taken to have the second."""
+_LEAST_COARSE, _LEAST_CLUMP, _LEAST_DARK, _LEAST_ALONE, _LEAST_WIDE = 1.2, 0.5, 1.5, 6.0, 4.0
+"""Least areas of regions, in squares of the diameter, of clumps that of their cores; the last two where the best candidates do
+not vary more than the rest of the micrograph: then it is not known how much particles vary, a few of them in empty ice stand
+out, and junk is what is larger than they are, also as far as it has half the power of its strongest place (a particle alone: 1.3
+to 2.6)."""
 _KNOWN_MARGIN = 0.05
 _DARK_LIMIT, _EDGE_LEVEL, _EDGE_SHARE = 3.0, 0.6, 0.5
 """A dark region is junk where its edge is steep: so many fine deviations below the ice, with this share of its outline at a
@@ -109,6 +120,58 @@ def _keep_touching(inside: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArr
     return np.asarray(seeded[labels])
 
 
+def _measure_width(values: NDArray[np.float32], region: NDArray[np.bool_], share: float) -> int:
+    """Return how many pixels around the greatest value of a region are connected and have at least that share of it."""
+    peak = np.unravel_index(int(np.where(region, values, -np.inf).argmax()), values.shape)
+    labels, _ = scipy.ndimage.label(values >= share * values[peak])
+    return int((labels == labels[peak]).sum())
+
+
+def _find_clumps(
+    image: Tensor, pixels: float, other: NDArray[np.bool_], diameter: float, places: tuple[NDArray[np.int64], ...]
+) -> NDArray[np.bool_]:
+    """Return where more detail lies on top of each other than of particles side by side.
+
+    Detail of a tenth of a particle is what a clump has several times, and edges of carbon and crystals have little of. Powers of
+    particles and noise add: less that of ice, power counts particles.
+
+    Parameters
+    ----------
+    image, pixels
+        Micrograph, and how many of its pixels a sample of the detail is across.
+    other, diameter
+        What is junk already and does not count, `(my, mx)`, and the particle's diameter in its pixels.
+    places
+        Rows and columns there of what probably are particles.
+    """
+    detail, _ = _reduce(image, pixels)
+    detail_px = diameter * math.sqrt(detail.size / other.size)
+    fine, coarse = (scipy.ndimage.gaussian_filter(detail, sigma * detail_px) for sigma in _DETAIL)
+    squares = functional.adaptive_avg_pool2d(torch.from_numpy((fine - coarse) ** 2)[None, None], other.shape)[0, 0]
+    clear = (~other).astype(np.float32)
+    power, weight = (
+        scipy.ndimage.gaussian_filter(values, _WINDOW * diameter) for values in (squares.numpy() * clear, clear)
+    )
+    inside = np.zeros(other.shape, bool)
+    known = ~other[places]
+    if not known.any():
+        return inside
+    level = np.log(np.maximum(power, 1e-20) / np.maximum(weight, 1e-3))
+    trend = _fit_trend(level)
+    power = np.exp(level - trend + trend.mean())
+    noise, usual = np.percentile(power[~other], [_NOISE_PERCENT, 50])
+    excess = (power[places] - noise)[known]
+    # Some of what probably are particles are clumps.
+    alone = float(np.median(excess[excess <= _MOST_ALONE * np.median(excess)]))
+    is_known = alone >= _KNOWN_EXCESS * (usual - noise) and np.median(excess[:_N_FIRST]) <= _MOST_ALONE * alone
+    particles = (power - noise) / (alone if is_known else _LEAST_EXCESS * (usual - noise))
+    for core in _find_regions((particles > _CLUMP_CORE) & ~other, _LEAST_CLUMP * diameter**2):
+        if is_known or _measure_width(particles, core, 0.5) >= _LEAST_WIDE * diameter**2:
+            inside |= core
+    reach = scipy.ndimage.distance_transform_edt(~inside) <= _CLUMP_REACH * diameter
+    return _keep_touching((particles > _CLUMP_EDGE) & reach, inside)
+
+
 def _has_steep_edge(region: NDArray[np.bool_], coarse: NDArray[np.float32]) -> bool:
     inner = scipy.ndimage.binary_erosion(region, border_value=1)
     outline = region & ~inner
@@ -120,7 +183,7 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
 
     Three signs are used, each measured under a window about as large as a particle: variations much coarser than a particle
     (edges of carbon and of crystals, lumps of ice); absorption, where its edge is steep (their interiors, in which nothing
-    varies); and, over areas larger than a particle, more contrast at a particle's own detail than particles have (clumps).
+    varies); and more detail than particles side by side can have (clumps).
     "More" is always relative to ice and to particles in the same micrograph, whichever varies more, so that particles in an
     otherwise empty field are no junk.
 
@@ -131,7 +194,7 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
     pixel_size_angstrom, diameter_angstrom
         Of the micrograph and of the particle.
     particles_px
-        Where particles probably are: the best candidates, `(n, 2)` as (x, y); junk among them does no harm while it is rare.
+        Where particles probably are, `(n, 2)` as (x, y): the best candidates, best first; a little junk among them does no harm.
 
     Returns
     -------
@@ -152,7 +215,7 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
         particles = float(np.percentile(deviation[row, column], _REFERENCE_PERCENT)) if len(row) else usual
         return deviation - max(usual, particles), particles > usual + _KNOWN_MARGIN
 
-    (coarse, _), (particle, known) = measure(_COARSE), measure(_PARTICLE)
+    (coarse, _), (_, known) = measure(_COARSE), measure(_PARTICLE)
     grain = float(np.exp(np.median(_measure_deviation(small, _FINE, diameter))))
     smooth = scipy.ndimage.gaussian_filter(small, _WINDOW * diameter)
     trend = _fit_trend(smooth)
@@ -164,7 +227,8 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
             absorbing |= region
     edges = np.zeros(small.shape, bool)
     for region in _find_regions(coarse > _COARSE_LIMIT, (_LEAST_COARSE if known else _LEAST_ALONE) * area):
-        edges |= region
+        if known or _measure_width(np.exp(2 * coarse), region, 0.5) >= _LEAST_WIDE * area:
+            edges |= region
     kernel = 2 * round(_CORE_REACH * diameter) + 1
     core = edges & (coarse > scipy.ndimage.maximum_filter(coarse, kernel) - _CORE_DEPTH)
     sharp = scipy.ndimage.gaussian_filter(small, _SHARP_WINDOW * diameter) - trend
@@ -173,11 +237,11 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
         _keep_touching(core | shadow, core | scipy.ndimage.binary_erosion(absorbing))
     )
     both = scipy.ndimage.binary_opening(both, iterations=max(1, round(_SLIVER * diameter)))
-    # The window spreads the strong detail of an edge over what is beside it, which is no clump.
-    blur = scipy.ndimage.binary_dilation(edges | both, iterations=round(_WINDOW * diameter))
-    clumps = _find_regions((particle > _PARTICLE_LIMIT) & ~blur, _LEAST_CLUMP * area) if known else []
-    for region in clumps:
-        kinds[region] = JUNK_KINDS.index("aggregate")
+    if len(row):
+        clumps = _find_clumps(
+            image, diameter_angstrom / _DETAIL_SAMPLES / pixel_size_angstrom, both, diameter, (row, column)
+        )
+        kinds[clumps] = JUNK_KINDS.index("aggregate")
     for region in _find_regions(both, 0):
         at_border = region[0].any() or region[-1].any() or region[:, 0].any() or region[:, -1].any()
         film = at_border and (region & absorbing).sum() > _CARBON_AREA * area

@@ -93,11 +93,11 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
 def _cut_windows(image: Tensor, pixel_size_angstrom: float, disc_angstrom: float, profile: Tensor) -> Tensor:
     """Return what the disc finds best, protein bright, with much around it."""
     found = pick_blobs(image, pixel_size_angstrom, profile, MatchSettings(disc_angstrom, 0.9, 0.0))
-    junk = find_junk(image, pixel_size_angstrom, disc_angstrom, found.xy_px[: max(5, len(found.ncc) // 4)])
+    junk = find_junk(image, pixel_size_angstrom, disc_angstrom, found.xy_px[: max(5, len(found.score) // 4)])
     box = 2 * round(_BOX_DISCS * disc_angstrom / pixel_size_angstrom / 2)
     room = np.array([image.shape[1], image.shape[0]]) - box / 2
     usable = (look_up_junk(junk, found.xy_px) == "") & ((found.xy_px > box / 2) & (found.xy_px < room)).all(axis=1)
-    usable &= found.ncc >= _LEAST_OF_BEST * np.median(found.ncc[:_N_CERTAIN])
+    usable &= found.score >= _LEAST_OF_BEST * np.median(found.score[:_N_CERTAIN])
     out = min(box, round(_BOX_DISCS * _DISC_PX))
     centres = torch.from_numpy(found.xy_px[usable][:_N_WINDOWS]).to(image.device)
     if not len(centres):

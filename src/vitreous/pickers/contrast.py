@@ -48,7 +48,7 @@ def measure_contrast(
     scores = torch.stack([score_diameters(image, pixel_size_angstrom, diameters).cpu() for image in images])
     mean = scores.mean(dim=0)
     largest = torch.nonzero(mean.abs() >= _SHARE * mean.abs().max())[-1, 0]
-    agree = float((scores[:, largest] < 0).float().mean())
+    agree = float((scores[:, largest] < -_LEAST / 2).float().mean())
     return "bright" if float(mean[largest]) < -_LEAST and agree > _MOST else "dark"
 
 

@@ -21,8 +21,9 @@ __all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise
 _TILE_DIAMETERS, _LEAST_TILE_PX = 1.6, 16
 """Side of the tiles that the noise is measured in."""
 
-_MOST_CONTRAST = 2.0
-"""Of the local deviation over its median, for the score."""
+_MOST_CONTRAST = 1.15
+"""Of the local deviation over its median, for the score: without a limit junk has the best scores; at 1, faint fluctuations in
+micrographs full of particles are not told from them (beta-galactosidase, EMPIAR-10017)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Candidates:
 
     xy_px: NDArray[np.float64]
     ncc: NDArray[np.float64]
+    """Correlation, -1 to 1."""
+    score: NDArray[np.float64]
+    """What they are ranked by."""
     power: NDArray[np.float64]
     noise_peaks: NDArray[np.float64]
     """Expected number of peaks of pure noise in the micrograph that score as well or better; not-a-number where unknown."""
@@ -64,18 +68,18 @@ def estimate_noise(image: Tensor, settings: MatchSettings, pixels_angstrom: Tens
 
 
 def _predict_noise_peaks(
-    ncc: NDArray[np.float64], n_px: int, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
+    score: NDArray[np.float64], n_px: int, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
 ) -> NDArray[np.float64]:
-    """Return how many peaks of white noise are expected to correlate with any template as well as each candidate does.
+    """Return how many peaks of white noise are expected to score as well as each candidate does with any template.
 
     The sum over templates: at most that, since templates that are alike find the same peaks.
     """
     side = find_good_size(2 * mask.shape[0])
     power = torch.ones(side, side // 2 + 1, device=mask.device)
-    expected = np.zeros(len(ncc))
+    expected = np.zeros(len(score))
     for windows, _ in banks:
         expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(
-            ncc, n_px, local_deviation=False
+            score, n_px, local_deviation=False
         )
     return expected
 
@@ -90,9 +94,9 @@ def match_templates(
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
-    The score is the correlation times the local deviation over its median in the micrograph, up to a factor of two: what has
-    the right shape and more contrast than most places is the likelier to be a particle, and a faint fluctuation of the right
-    shape, as every micrograph of low resolution is full of, is none. The limit keeps ice from having the best scores.
+    The score is the correlation times the local deviation over its median in the micrograph, up to a limit little above one:
+    a faint fluctuation of the right shape, as every micrograph of low resolution is full of, is no particle, and what has much
+    more contrast than most places is none the likelier to be one.
 
     Parameters
     ----------
@@ -122,22 +126,22 @@ def match_templates(
     numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
     which = numbers.to(image.device)[found.which]
     psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
-    best, deviation = found.score, found.deviation
-    relative = deviation / deviation.median()
-    best = best * relative.clamp_max(_MOST_CONTRAST)
+    relative = found.deviation / found.deviation.median()
+    best = found.score * relative.clamp_max(_MOST_CONTRAST)
     xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
-    ncc = best[y, x].double().cpu().numpy()
-    expected = np.full(len(ncc), np.nan)
+    score = best[y, x].double().cpu().numpy()
+    expected = np.full(len(score), np.nan)
     if plain is not None:
         deviation = measure_local_deviation(plain, mask)
         relative = deviation / deviation.median()
-        expected = _predict_noise_peaks(ncc, image.numel(), banks, mask)
+        expected = _predict_noise_peaks(score, image.numel(), banks, mask)
     power = 2 * torch.log10(relative[y, x])
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,
-        ncc,
+        found.score[y, x].double().cpu().numpy(),
+        score,
         power.double().cpu().numpy(),
         expected,
         which[y, x].cpu().numpy(),

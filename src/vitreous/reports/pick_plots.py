@@ -46,7 +46,7 @@ class ScoreTrend:
 class ScoreLimits:
     """Where scores were cut; None where not."""
 
-    ncc: float | None = None
+    score: float | None = None
     power: tuple[float | None, float | None] = field(default=(None, None))
 
 
@@ -89,19 +89,21 @@ def _draw_junk(axes: Axes, junk: NDArray[np.uint8], shape: tuple[int, int]) -> N
 
 
 def _draw_limits(axes: Axes, limits: ScoreLimits) -> None:
-    if limits.ncc is not None:
-        axes.axvline(limits.ncc, color="black", linewidth=0.8, linestyle="--")
+    if limits.score is not None:
+        axes.axvline(limits.score, color="black", linewidth=0.8, linestyle="--")
     for power in limits.power:
         if power is not None:
             axes.axhline(power, color="black", linewidth=0.8, linestyle="--")
 
 
-def plot_pick_histogram(ncc: Floats, power: Floats, reason: Sequence[str], limits: ScoreLimits | None = None) -> bytes:
-    """Draw the two-dimensional histogram of NCC against local power, as the paper's Fig. 12, and what became of the candidates.
+def plot_pick_histogram(
+    score: Floats, power: Floats, reason: Sequence[str], limits: ScoreLimits | None = None
+) -> bytes:
+    """Draw the two-dimensional histogram of score against local power, as the paper's Fig. 12, and what became of the candidates.
 
     Parameters
     ----------
-    ncc, power
+    score, power
         Calibrated scores, `(n,)`.
     reason
         Why each was rejected; empty where it was kept.
@@ -111,8 +113,8 @@ def plot_pick_histogram(ncc: Floats, power: Floats, reason: Sequence[str], limit
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     both, by_label = figure.subplots(1, 2)
     limits = limits or ScoreLimits()
-    box = [(np.percentile(values, 0.2) - 1e-6, np.percentile(values, 99.8) + 1e-6) for values in (ncc, power)]
-    counts, x_edges, y_edges = np.histogram2d(ncc, power, bins=60, range=box)
+    box = [(np.percentile(values, 0.2) - 1e-6, np.percentile(values, 99.8) + 1e-6) for values in (score, power)]
+    counts, x_edges, y_edges = np.histogram2d(score, power, bins=60, range=box)
     most = max(2, int(counts.max()))
     shown = np.ma.masked_equal(counts.T, 0)
     mesh = both.pcolormesh(x_edges, y_edges, shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=most))
@@ -124,12 +126,12 @@ def plot_pick_histogram(ncc: Floats, power: Floats, reason: Sequence[str], limit
     for name, count in zip(*np.unique(reasons, return_counts=True), strict=True):
         chosen = reasons == name
         label, colour = (name, LABEL_COLOURS.get(name, "#d62728")) if name else ("kept", LABEL_COLOURS["positive"])
-        by_label.scatter(ncc[chosen], power[chosen], s=4, color=colour, label=f"{label} ({count})", linewidths=0)
+        by_label.scatter(score[chosen], power[chosen], s=4, color=colour, label=f"{label} ({count})", linewidths=0)
     by_label.set_title("kept, and why not")
     by_label.legend(fontsize=8, markerscale=3)
     for axes in (both, by_label):
         _draw_limits(axes, limits)
-        axes.set(xlabel="NCC, calibrated", ylabel="log10 local power, calibrated", xlim=box[0], ylim=box[1])
+        axes.set(xlabel="score, calibrated", ylabel="log10 local power, calibrated", xlim=box[0], ylim=box[1])
     return render_png(figure)
 
 

@@ -31,7 +31,7 @@ MAX_MICROGRAPHS = 12
 
 _WIDTH_PX = 480
 _CUT_NAMES = {
-    "min_ncc": "NCC too low",
+    "min_score": "score too low",
     "min_power": "power too low",
     "max_power": "power too high",
     "junk": "in junk",
@@ -109,7 +109,7 @@ def _describe_noise(particles: pl.DataFrame) -> str:
 
 def _draw_trends(tables: Tables) -> Pictures:
     kept = tables["particles"].filter(pl.col("label") != "negative")
-    columns = ["ncc", "ncc_calibrated", "power", "power_calibrated"]
+    columns = ["score", "score_calibrated", "power", "power_calibrated"]
     medians = (
         kept.group_by("micrograph_id")
         .agg(pl.col(columns).median())
@@ -118,13 +118,13 @@ def _draw_trends(tables: Tables) -> Pictures:
             on="micrograph_id",
         )
     )
-    medians = medians.drop_nulls(["defocus_u_angstrom", "ncc", "ncc_calibrated"]).sort("micrograph_id")
+    medians = medians.drop_nulls(["defocus_u_angstrom", "score", "score_calibrated"]).sort("micrograph_id")
     if medians.height < 3:
         return []
     values = {name: medians[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in columns}
     defocus = ((medians["defocus_u_angstrom"] + medians["defocus_v_angstrom"]) / 2).to_numpy()
     trends = [
-        ScoreTrend("NCC", values["ncc"], values["ncc_calibrated"]),
+        ScoreTrend("score", values["score"], values["score_calibrated"]),
         ScoreTrend("log10 power", values["power"], values["power_calibrated"]),
     ]
     caption = f"median scores of {medians.height} micrographs against defocus, raw and calibrated"
@@ -132,11 +132,11 @@ def _draw_trends(tables: Tables) -> Pictures:
 
 
 def draw_scores(root: Path, tables: Tables, records: Sequence[RunRecord]) -> Pictures:
-    """Draw NCC against power, with the cuts of the last review, and both against defocus."""
+    """Draw score against power, with the cuts of the last review, and both against defocus."""
     if "particles" not in tables:
         return []
     scored = tables["particles"].with_columns(
-        pl.coalesce("ncc_calibrated", "ncc").alias("x"), pl.coalesce("power_calibrated", "power").alias("y")
+        pl.coalesce("score_calibrated", "score").alias("x"), pl.coalesce("power_calibrated", "power").alias("y")
     )
     scored = scored.filter(pl.col("x").is_finite() & pl.col("y").is_finite())
     if scored.height < 2:
@@ -149,7 +149,7 @@ def draw_scores(root: Path, tables: Tables, records: Sequence[RunRecord]) -> Pic
     def limit(name: str) -> float | None:
         return None if name not in cuts else cuts[name]["limit"]
 
-    limits = ScoreLimits(limit("min_ncc"), (limit("min_power"), limit("max_power")))
+    limits = ScoreLimits(limit("min_score"), (limit("min_power"), limit("max_power")))
     reasons = reason.to_series().to_list()
     lines = [f"{scored.height} candidates, {reasons.count('')} kept", _describe_cuts(cuts), _describe_noise(scored)]
     histogram = plot_pick_histogram(scored["x"].to_numpy(), scored["y"].to_numpy(), reasons, limits)

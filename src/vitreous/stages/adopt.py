@@ -215,10 +215,10 @@ def _compute(loaded: _Loaded, params: AdoptParams, progress: Progress) -> _Adopt
         "y_px",
         "diameter_angstrom",
         "label",
+        "score",
         *_CARRIED,
         *IMAGE_COLUMNS,
         picker=pl.lit(params.picker),
-        ncc=pl.col("score"),
         reason=pl.when(pl.col("label") == "negative").then(pl.col("reason").fill_null("expert")),
     )
     micrographs = _describe_micrographs(loaded.micrographs, _choose_descriptions(loaded, ordered))

@@ -103,19 +103,17 @@ def _recentre(particles: pl.DataFrame, micrographs: pl.DataFrame) -> pl.DataFram
 
 
 def _label_duplicates(particles: pl.DataFrame, micrographs: pl.DataFrame, fraction: float) -> pl.DataFrame:
-    """Label the worse of two positives that are too near. People's picks are better than any; then the correlation decides."""
+    """Label the worse of two positives that are too near. People's picks are better than any; then the score decides."""
     pixels = dict(micrographs.select("micrograph_id", "pixel_size_angstrom").iter_rows())
     by_people = pl.when(pl.col("annotator").is_not_null()).then(10.0).otherwise(0.0)
-    correlation = pl.coalesce("ncc_calibrated", "ncc", "class_probability").fill_null(-10.0)
+    score = pl.coalesce("score_calibrated", "score", "class_probability").fill_null(-10.0)
     positives = (
-        particles.with_row_index("row")
-        .filter(pl.col("label") == "positive")
-        .with_columns(score=by_people + correlation)
+        particles.with_row_index("row").filter(pl.col("label") == "positive").with_columns(rank=by_people + score)
     )
     is_duplicate = np.zeros(particles.height, bool)
     for (name,), group in positives.group_by("micrograph_id", maintain_order=True):
         distance = fraction * float(group["diameter_angstrom"][0]) / pixels[name]
-        found = find_duplicates(group.select("x_px", "y_px").to_numpy(), group["score"].to_numpy(), distance)
+        found = find_duplicates(group.select("x_px", "y_px").to_numpy(), group["rank"].to_numpy(), distance)
         is_duplicate[group["row"].to_numpy()[found]] = True
     flag = pl.Series(is_duplicate)
     return particles.with_columns(

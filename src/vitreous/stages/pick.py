@@ -72,7 +72,7 @@ class PickParams(StageParams):
     )
     template_views: int = Field(20, ge=1, le=500, description="projections of a map")
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
-    min_score: float = Field(0.0, ge=-1, le=2, description="`ncc` below which nothing is a candidate")
+    min_score: float = Field(0.0, ge=-1, le=2, description="`score` below which nothing is a candidate")
     angle_step_deg: float = Field(15.0, gt=0, le=90, description="step of in-plane rotations of templates, degrees")
     whiten: bool = Field(
         True, description="whether micrographs and templates are divided by the amplitude of the noise; with templates"
@@ -286,7 +286,8 @@ def _compute(loaded: _Loaded, params: PickParams) -> _Found:
     candidates = _match(loaded, params)
     if not params.find_junk:
         return _Found(candidates, None)
-    best = candidates.xy_px[: max(_LEAST_BEST, len(candidates.ncc) // 4)]
+    # Contrast, which junk has much of, does not count here.
+    best = candidates.xy_px[np.argsort(-candidates.ncc, kind="stable")[: max(_LEAST_BEST, len(candidates.ncc) // 4)]]
     item = loaded.item
     return _Found(candidates, find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best))
 
@@ -310,7 +311,7 @@ def _match(loaded: _Loaded, params: PickParams) -> Candidates:
 
 def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
     found = result.candidates
-    n = len(found.ncc)
+    n = len(found.score)
     junk, junk_path = pl.Series([None] * n, dtype=pl.String), None
     if result.junk is not None and result.junk.kinds.any():
         path = folder.path / "junk" / f"{item.item_id}.png"
@@ -327,6 +328,7 @@ def _save(result: _Found, item: MicrographItem, folder: RunFolder) -> Saved:
             "diameter_angstrom": np.full(n, item.diameter_angstrom),
             "picker": ["template" if item.class_numbers else "blob"] * n,
             "ncc": found.ncc,
+            "score": found.score,
             "power": found.power,
             "noise_peaks": pl.Series(found.noise_peaks).fill_nan(None),
             "template": numbers[found.template] if item.class_numbers else pl.Series([None] * n, dtype=pl.Int64),
@@ -365,7 +367,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="8",
+    version="9",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,

@@ -1,4 +1,4 @@
-"""Judge candidates without a person: correlation against local power over the whole dataset, and people's overrides.
+"""Judge candidates without a person: score against local power over the whole dataset, and people's overrides.
 
 Nothing is deleted: what fails is labelled negative, with the reason.
 """
@@ -22,12 +22,17 @@ __all__ = ["STAGE", "ReviewParams"]
 
 _CLEARLY_APART = 2.0
 _LEAST_SCORES = 4
+_FORMER_SUBJECTS = {"ncc_calibrated": "score_calibrated"}
+"""Of thresholds that people set before the columns were called what they are called now."""
 
 
 class ReviewParams(StageParams):
     """Choices of method."""
 
-    min_ncc: float | None = Field(None, description="least calibrated correlation; null: where the scores part")
+    retired = {  # noqa: RUF012 - a ClassVar of the base
+        "min_ncc": "it is min_score now: the correlation times the contrast over the usual"
+    }
+    min_score: float | None = Field(None, description="least calibrated score; null: where the scores part")
     min_power: float | None = Field(None, description="least calibrated local power; null: from the spread")
     max_power: float | None = Field(None, description="greatest calibrated local power; null: where junk begins")
     power_sigma: float = Field(5.0, gt=0, description="robust deviations from the median that are too far")
@@ -38,7 +43,7 @@ class ReviewParams(StageParams):
 
 @dataclass(frozen=True)
 class _Loaded:
-    ncc: NDArray[np.float64]
+    score: NDArray[np.float64]
     """Not-a-number where a person or another program picked; that is taken as it is."""
     power: NDArray[np.float64]
     """Likewise."""
@@ -52,7 +57,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Judged:
-    ncc: NDArray[np.float64]
+    score: NDArray[np.float64]
     power: NDArray[np.float64]
     reason: NDArray[np.str_]
     """Empty where the candidate is positive."""
@@ -65,8 +70,9 @@ def _read_thresholds(decisions: Sequence[Decision]) -> dict[str, float]:
     thresholds = {}
     for decision in decisions:
         if decision.kind == "threshold":
+            subject = _FORMER_SUBJECTS.get(decision.subject, decision.subject)
             try:
-                thresholds[decision.subject] = float(decision.verdict)
+                thresholds[subject] = float(decision.verdict)
             except ValueError as error:
                 raise SettingError(
                     f"decision {decision.decision_id}: expected a number for {decision.subject}, found {decision.verdict!r}"
@@ -88,7 +94,7 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
     x, y = pl.col("x_px"), pl.col("y_px")
     crosses = (x < radius) | (y < radius) | (x > pl.col("nx_px") - 1 - radius) | (y > pl.col("ny_px") - 1 - radius)
     return _Loaded(
-        ncc=joined["ncc"].fill_null(float("nan")).to_numpy().astype(np.float64),
+        score=joined["score"].fill_null(float("nan")).to_numpy().astype(np.float64),
         power=joined["power"].fill_null(float("nan")).to_numpy().astype(np.float64),
         group=joined["group"].to_numpy().astype(np.int64),
         defocus=micrographs["defocus"].cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64),
@@ -101,31 +107,31 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
 def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judged:
     warnings: list[str] = []
     split = None
-    scored = np.isfinite(loaded.ncc)
+    scored = np.isfinite(loaded.score)
     inside = loaded.junk != ""
     plain = scored & ~inside
-    if len(np.unique(loaded.ncc[plain])) < _LEAST_SCORES:
+    if len(np.unique(loaded.score[plain])) < _LEAST_SCORES:
         plain = scored
-    if len(np.unique(loaded.ncc[plain])) >= _LEAST_SCORES:
-        split = split_scores(loaded.ncc[plain])
-    reference = plain & (loaded.ncc >= (split.threshold if split else -1.0))
-    ncc = calibrate_scores(loaded.ncc, loaded.group, reference, loaded.defocus)
+    if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
+        split = split_scores(loaded.score[plain])
+    reference = plain & (loaded.score >= (split.threshold if split else -1.0))
+    score = calibrate_scores(loaded.score, loaded.group, reference, loaded.defocus)
     power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
     limits = {
-        "min_ncc": loaded.thresholds.get("ncc_calibrated", params.min_ncc),
+        "min_score": loaded.thresholds.get("score_calibrated", params.min_score),
         "min_power": loaded.thresholds.get("power_calibrated_min", params.min_power),
         "max_power": loaded.thresholds.get("power_calibrated", params.max_power),
     }
     given = [name for name, limit in limits.items() if limit is not None]
-    if limits["min_ncc"] is None and split is not None:
-        split = split_scores(ncc[plain])
-        limits["min_ncc"] = split.threshold
+    if limits["min_score"] is None and split is not None:
+        split = split_scores(score[plain])
+        limits["min_score"] = split.threshold
         if split.separation < _CLEARLY_APART:
             warnings.append(
-                f"the correlations do not part clearly into noise and particles (separation {split.separation:.1f}); "
+                f"the scores do not part clearly into noise and particles (separation {split.separation:.1f}); "
                 f"the threshold {split.threshold:.2f} is a guess"
             )
-    good = ~scored | (ncc >= (-np.inf if limits["min_ncc"] is None else limits["min_ncc"]))
+    good = ~scored | (score >= (-np.inf if limits["min_score"] is None else limits["min_score"]))
     measured = good & np.isfinite(power) & ~inside
     if measured.any():
         found = find_power_limits(power[measured], params.power_sigma, params.min_power_margin)
@@ -133,19 +139,19 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
             if limits[name] is None:
                 limits[name] = limit
     cuts = {
-        "min_ncc": ~good,
-        "min_power": np.zeros(len(ncc), bool) if limits["min_power"] is None else power < limits["min_power"],
-        "max_power": np.zeros(len(ncc), bool) if limits["max_power"] is None else power > limits["max_power"],
+        "min_score": ~good,
+        "min_power": np.zeros(len(score), bool) if limits["min_power"] is None else power < limits["min_power"],
+        "max_power": np.zeros(len(score), bool) if limits["max_power"] is None else power > limits["max_power"],
         "junk": inside,
         "border": loaded.crosses_edge,
     }
     # The later a reason, the more it says.
-    reason = np.full(len(ncc), "", dtype="U16")
+    reason = np.full(len(score), "", dtype="U16")
     reason[cuts["border"]] = "border"
-    reason[cuts["min_ncc"] | cuts["min_power"]] = "score"
+    reason[cuts["min_score"] | cuts["min_power"]] = "score"
     reason[cuts["max_power"]] = "ice"
     reason[inside] = loaded.junk[inside]
-    removed, left = {}, np.ones(len(ncc), bool)
+    removed, left = {}, np.ones(len(score), bool)
     for name, cut in cuts.items():
         removed[name] = {
             "limit": limits.get(name),
@@ -154,14 +160,14 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
             "in_turn": int((cut & left).sum()),
         }
         left &= ~cut
-    return _Judged(ncc, power, reason, removed, tuple(warnings))
+    return _Judged(score, power, reason, removed, tuple(warnings))
 
 
 def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFolder) -> Saved:
     verdicts = {decision.subject: decision.verdict for decision in inputs.decisions if decision.kind == "pick"}
     reason = pl.Series("new_reason", result.reason)
     particles = inputs["particles"].with_columns(
-        pl.Series("ncc_calibrated", result.ncc).fill_nan(None),
+        pl.Series("score_calibrated", result.score).fill_nan(None),
         pl.Series("power_calibrated", result.power).fill_nan(None),
         reason,
     )
@@ -181,8 +187,8 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="review",
-    version="4",
-    summary="Label candidates positive or negative by correlation and local power, calibrated against defocus.",
+    version="5",
+    summary="Label candidates positive or negative by score and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),
     makes=("particles",),
