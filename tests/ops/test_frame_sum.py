@@ -127,6 +127,13 @@ def test_white_noise_stays_white(between_tiles: float) -> None:
         assert float(spectrum[(ky.abs() > 0.45) & (kx > 0.45)].mean()) == pytest.approx(1, abs=0.15)
 
 
+def test_an_even_background_stays_even_however_tiles_move() -> None:
+    shape, generator = (128, 256), torch.Generator().manual_seed(4)
+    displacement = 5 * torch.rand((6, *compute_tile_centres(shape).shape), generator=generator, dtype=torch.float64)
+    total = restore(torch.full((6, *shape), 1000.0), displacement)
+    np.testing.assert_allclose(total, 6000.0, rtol=2e-6)
+
+
 def test_each_tile_takes_its_own_displacement_and_each_sum_its_own_factors() -> None:
     shape, generator = (96, 192), torch.Generator().manual_seed(5)
     frames, gain = torch.rand((3, *shape), generator=generator), 0.5 + torch.rand(shape, generator=generator)
