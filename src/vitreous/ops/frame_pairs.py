@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vitreous.ops.fourier import compute_frequency_2d, find_good_size, rfft2
 from vitreous.ops.frame_sum import TILE_SHAPE_PX, compute_kernel_transfer, sum_frames
@@ -217,9 +218,9 @@ class Pairs:
 
     def average(self, matrices: Tensor) -> Tensor:
         """Return the means over the earlier frames of what `(n_rings, n, n)` say of two frames, `(m, n_rings)`."""
-        frames = torch.arange(matrices.shape[-1])
-        is_earlier = (frames >= self.earliest[:, None]) & (frames <= self.latest[:, None])
-        return torch.einsum("rmg,mg->mr", matrices[:, self.later], is_earlier / self.n_earlier[:, None])
+        sums = functional.pad(matrices.cumsum(dim=-1), (1, 0))
+        total = sums[:, self.later, self.latest + 1] - sums[:, self.later, self.earliest]
+        return (total / self.n_earlier).T
 
 
 def _list_distances(n_frames: int, n_near: int) -> tuple[Tensor, Tensor]:
