@@ -186,7 +186,7 @@ def test_weighted_noise_stays_white_and_equals_the_formula(tmp_path: Path) -> No
     expected = (weights * np.fft.rfft2(counts.astype(np.float64))).sum(0) / np.sqrt((weights**2).mean(0))
     image = np.fft.irfft2(expected, (128, 120))
     found, _ = read_mrc(tmp_path / row["micrograph_path"])
-    np.testing.assert_allclose(found, image, atol=2e-3 * image.std())
+    np.testing.assert_allclose(found, image, atol=2.5e-3 * image.std())
 
 
 def test_halves_bins_and_patches_are_written(tmp_path: Path, simulated: Simulated) -> None:
