@@ -236,7 +236,9 @@ CLASSES = Table(
         Column("image_index", I, "position in the stack, from 0", required=True),
         Column("box_px", I, "side of the image, pixels", required=True),
         Column("pixel_size_angstrom", F, "Å per pixel of the class average", required=True),
-        Column("diameter_angstrom", F, "particle diameter the classification assumed, Å", required=True),
+        Column(
+            "diameter_angstrom", F, "particle diameter assumed, Å; after selection as the classes show", required=True
+        ),
         Column(
             "contrast", S, "how the particles show in the micrographs: dark or bright; in the averages they are bright"
         ),
