@@ -21,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 import torch
+from select2d import compute_auc, score_sums
 
 from vitreous.io.mrc import write_mrc
 from vitreous.io.star import read_star
 from vitreous.ops.align2d import ClassificationSettings, classify_images
 from vitreous.ops.average2d import average_images, compute_ring_correlation, find_resolution_ring, make_soft_circle
+from vitreous.ops.class_halves import add_images, make_empty_sums
 from vitreous.ops.ctf import compute_ctf_2d
 from vitreous.simulate.particles import SliceProjector, compute_rotations, draw_orientations
 from vitreous.simulate.volume import compute_volume, load_specimen
@@ -50,9 +52,11 @@ def simulate(folder: Path) -> float:
     psi, shift = rng.uniform(-180, 180, N_IMAGES), rng.normal(0, 0.7, (N_IMAGES, 2)).clip(-1.75, 1.75)
     y, x = np.mgrid[:BOX, :BOX] - BOX // 2
     clean = np.zeros((N_IMAGES, BOX, BOX))
-    for i, k in enumerate(number):
-        if k < N_VIEWS:
-            image = np.fft.irfft2(projector.project(compute_rotations(np.array([[*views[k, :2], psi[i]]]))[0]).numpy())
+    for i, view in enumerate(number):
+        if view < N_VIEWS:
+            image = np.fft.irfft2(
+                projector.project(compute_rotations(np.array([[*views[view, :2], psi[i]]]))[0]).numpy()
+            )
             image = cut_or_pad(image)
             phase = np.fft.fftfreq(BOX)[:, None] * shift[i, 0] + np.fft.rfftfreq(BOX)[None] * shift[i, 1]
             clean[i] = np.fft.irfft2(np.fft.rfft2(image) * np.exp(-2j * np.pi * phase), s=(BOX, BOX))
@@ -206,8 +210,11 @@ def score(folder: Path, name: str, diameter: float) -> dict[str, float]:
     number = np.unique(found["number"], return_inverse=True)[1]
     mask = make_soft_circle(BOX, min(1.1 * diameter / 2 / PIXEL, 0.47 * BOX), 4.0)
     images, ctf, half = (torch.from_numpy(truth[key]) for key in ("images", "ctf", "half"))
-    poses = (torch.from_numpy(-found[key]).float() for key in ("psi", "origin"))
-    averages = average_images(images, ctf.__getitem__, half, torch.from_numpy(number), *poses, mask)[0].numpy()
+    psi, origin = (torch.from_numpy(-found[key]).float() for key in ("psi", "origin"))
+    placed = half, torch.from_numpy(number), psi, origin
+    averages = average_images(images, ctf.__getitem__, *placed, mask)[0].numpy()
+    sums = add_images(make_empty_sums(len(averages), BOX), images, ctf, *placed)
+    chance = score_sums(sums, diameter / PIXEL, min(1.1 * diameter / 2 / PIXEL, 0.47 * BOX))
     right = np.zeros(N_IMAGES, bool)
     angles, shifts, detail = [], [], []
     for k in np.unique(number):
@@ -233,6 +240,7 @@ def score(folder: Path, name: str, diameter: float) -> dict[str, float]:
         "view_purity": float(right[~junk].mean()),
         "rand": compute_rand(label, number),
         "junk": float(right[junk].mean()),
+        "auc": compute_auc(chance[number], ~junk),
         "angle": float(np.rad2deg(np.median(np.concatenate(angles)))),
         "shift": float(np.median(np.concatenate(shifts))),
         "detail": float(np.median(detail)),
@@ -243,7 +251,8 @@ def write_row(program: str, iterations: int, marks: dict[str, float], cost: list
     unit = cost[1] / (N_IMAGES * N_CLASSES * iterations) * 1e6
     return (
         f"| {program} | {iterations} | {marks['classes']:.0f} | {marks['purity']:.3f} | {marks['view_purity']:.3f} | "
-        f"{marks['rand']:.3f} | {marks['junk']:.3f} | {marks['angle']:.2f} | {marks['shift']:.2f} | {marks['detail']:.1f} | "
+        f"{marks['rand']:.3f} | {marks['junk']:.3f} | {marks['auc']:.3f} | "
+        f"{marks['angle']:.2f} | {marks['shift']:.2f} | {marks['detail']:.1f} | "
         f"{cost[0]:.0f} | {cost[1]:.0f} | {unit:.0f} | {cost[2]:.2f} |"
     )
 
@@ -305,14 +314,15 @@ def main() -> None:
         f"{os.cpu_count()} cores ({platform.machine()}), no GPU, on a machine shared with other work: compare CPU seconds.",
         "",
         "Purity is the share of images in a class whose commonest view is theirs, junk counting as a view; purity of views "
-        "leaves the junk out, and junk apart is the share of junk in classes of junk. Rand is the adjusted Rand index of views "
-        "and classes. Errors are medians, in the frame of each class's own average. Detail is to what Å a class's average, "
+        "leaves the junk out, and junk apart is the share of junk in classes of junk. Selection is how well the automatic "
+        "selection of classes tells particles from junk (AUC over images). Rand is the adjusted Rand index of views and "
+        "classes. Errors are medians, in the frame of each class's own average. Detail is to what Å a class's average, "
         "made alike for both programs from their poses, agrees with the true view (ring correlation 0.5), median over images. "
         "The unit is CPU µs per image, class and iteration; ours takes a part of the images in most iterations.",
         "",
-        "| program | iterations | classes | purity | purity of views | Rand | junk apart | angle, deg | shift, px | detail, Å | "
-        "seconds | CPU seconds | unit | memory, GB |",
-        "|" + "---|" * 14,
+        "| program | iterations | classes | purity | purity of views | Rand | junk apart | selection | angle, deg | shift, px | "
+        "detail, Å | seconds | CPU seconds | unit | memory, GB |",
+        "|" + "---|" * 15,
         *rows,
     ]
     results = HERE.parent / "results"

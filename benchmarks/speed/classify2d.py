@@ -152,7 +152,7 @@ def main() -> None:
     lines = [
         "# Time of 2D classification",
         "",
-        f"{os.cpu_count()} cores ({platform.machine()}), no GPU; {N_ITERATIONS} iterations. The "
+        f"{os.cpu_count()} cores ({platform.machine()}), no GPU, shared with other work; {N_ITERATIONS} iterations. The "
         "unit is CPU µs per image, class and iteration; ours takes a part of the images in most iterations, which the unit "
         "counts as if it took all. Memory is the most that the program held."
         + (" Quick run: the growth with a tenth of the particles." if arguments.quick else ""),
