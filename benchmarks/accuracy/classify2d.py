@@ -72,7 +72,7 @@ def simulate(folder: Path) -> float:
     )
     signal = np.fft.irfft2(np.fft.rfft2(clean) * ctf.numpy(), s=(BOX, BOX))
     signal *= np.sqrt(SNR / signal[number < N_VIEWS][:, inside].var(axis=1).mean())
-    for i in np.nonzero(number == N_VIEWS + 1)[0]:
+    for i in np.nonzero(number == N_VIEWS + 1)[0].tolist():
         t, r = rng.uniform(0, 2 * np.pi), rng.uniform(14, 22)
         signal[i] += 1.2 * np.exp(-((x - r * np.cos(t)) ** 2 + (y - r * np.sin(t)) ** 2) / (2 * rng.uniform(4, 7) ** 2))
     images = (signal + rng.normal(size=signal.shape)).astype(np.float32)
