@@ -53,7 +53,10 @@ def plant() -> Callable[..., Planted]:
         noise: float = 2.0,
         pitch: float = 1.9,
         seed: int = 0,
+        defocus: float = DEFOCUS,
+        strength: float | None = None,
     ) -> Planted:
+        """Plant particles; `strength` is what their contrast is multiplied by, None: so that its deviation is 1."""
         rng = np.random.default_rng(seed)
         radius = diameter_angstrom / PIXEL / 2
         rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -69,9 +72,12 @@ def plant() -> Callable[..., Planted]:
                 density += draw_particle(kind, c * x + s * y, -s * x + c * y, radius)
                 centres.append(centre)
                 angles.append(angle)
-        ctf = compute_ctf_2d(shape, PIXEL, DEFOCUS, DEFOCUS, 0.0, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1)
+        ctf = compute_ctf_2d(shape, PIXEL, defocus, defocus, 0.0, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1)
         image = irfft2(rfft2(torch.from_numpy(density).float()) * ctf, shape)
-        image = image / image.std() + noise * torch.from_numpy(rng.normal(size=shape)).float()
-        return Planted(image, PIXEL, DEFOCUS, np.array(centres), np.array(angles))
+        image = (
+            image * (1 / image.std() if strength is None else strength)
+            + noise * torch.from_numpy(rng.normal(size=shape)).float()
+        )
+        return Planted(image, PIXEL, defocus, np.array(centres), np.array(angles))
 
     return make

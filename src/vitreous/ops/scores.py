@@ -23,6 +23,8 @@ _LEAST_GAIN = 10.0
 """Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
 _BANDWIDTH, _N_DENSITY, _N_TREND = 0.15, 20_000, 1_000
+_OUTLIER_SIGMA = 3.0
+"""Robust deviations from the trend beyond which a micrograph does not count for it."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,19 @@ def split_scores(values: Values) -> Split:
     return Split(threshold, float((high.mean() - low.mean()) / max(within, 1e-12)))
 
 
+def _fit_slope(x: Values, y: Values) -> float:
+    """Return the slope of the least-squares line through what lies near the robust one (Theil & Sen).
+
+    The robust line alone leaves a trend where the points bend, as scores do at strong defocus.
+    """
+    slope, intercept, _, _ = theilslopes(y, x)
+    off = np.abs(y - intercept - slope * x)
+    near = off <= _OUTLIER_SIGMA * 1.4826 * np.median(off)
+    if near.sum() < 3 or np.ptp(x[near]) < 1.0:
+        return float(slope)
+    return float(np.polyfit(x[near] - x[near].mean(), y[near], 1)[0])
+
+
 def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArray[np.bool_], defocus: Values) -> Values:
     """Take out the trend of scores with defocus.
 
@@ -163,7 +178,7 @@ def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArra
     Returns
     -------
     ndarray
-        Scores less the line through the medians (Theil & Sen, robust), plus its value at the median defocus. As given where
+        Scores less the line through the medians (robust), plus its value at the median defocus. As given where
         fewer than six micrographs have a median and a defocus, or all have the same.
     """
     chosen = np.nonzero(reference)[0]
@@ -176,7 +191,7 @@ def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArra
         return values
     # All pairs of very many micrographs would not fit into memory.
     used = np.nonzero(known)[0][:: -(-int(known.sum()) // _N_TREND)]
-    slope = float(theilslopes(medians[used], defocus[used])[0]) if np.ptp(defocus[used]) >= 1.0 else 0.0
+    slope = _fit_slope(defocus[used], medians[used]) if np.ptp(defocus[used]) >= 1.0 else 0.0
     trend = np.where(np.isfinite(defocus), slope * (defocus - np.median(defocus[known])), 0.0)
     calibrated: Values = values - trend[group]
     return calibrated

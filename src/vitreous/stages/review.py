@@ -115,6 +115,9 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
     if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
         split = split_scores(loaded.score[plain])
     reference = plain & (loaded.score >= (split.threshold if split else -1.0))
+    if (reference & ~loaded.crosses_edge).any():
+        # What the edge cuts correlates less, and does not gain as much from defocus.
+        reference &= ~loaded.crosses_edge
     score = calibrate_scores(loaded.score, loaded.group, reference, loaded.defocus)
     power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
     limits = {
