@@ -40,6 +40,18 @@ def test_a_hollow_particle_is_as_its_shell() -> None:
     assert measure_contrast([-images[0]], 5.0, 50.0, 280.0) == "bright"
 
 
+def test_bright_fringes_beside_dark_lumps_are_no_particles() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:300, :300]
+    image = rng.normal(size=(300, 300))
+    for cx, cy in np.mgrid[30:280:55, 30:280:55].reshape(2, -1).T:
+        image += np.hypot(x - cx, y - cy) < 15
+    assert measure_contrast([torch.from_numpy(image).float()], 5.0, 50.0, 280.0) == "bright"
+    for cx, cy in rng.uniform(20, 280, (8, 2)):
+        image -= 6 * (np.hypot(x - cx, y - cy) < 10)
+    assert measure_contrast([torch.from_numpy(image).float()], 5.0, 50.0, 280.0) == "dark"
+
+
 def test_noise_is_as_usual() -> None:
     for seed in range(3):
         noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(300, 300))).float()

@@ -17,6 +17,9 @@ Contrast = Literal["dark", "bright"]
 
 _SHARE, _LEAST, _MOST = 0.45, 0.05, 0.6
 _SAMPLES = 12
+_DARK_TAIL = -0.5
+"""Skewness of images below which what stands out is dark, as particles and ice are: real micrographs have -0.1 to -1.3, with much
+ice -0.8 to -4; that of inverted ones is positive."""
 
 
 def get_known_contrast(table: pl.DataFrame) -> Contrast | None:
@@ -33,7 +36,8 @@ def measure_contrast(
     """Tell whether particles are dark in micrographs or bright.
 
     Inverted micrographs are rare: particles are said to be bright only where the largest discs that stand out nearly as much as
-    any are bright, clearly and in most of the micrographs. (A hollow particle shows the opposite within, and more so.)
+    any are bright, clearly and in most of the micrographs, and no dark tail of the image's values says otherwise. (A hollow
+    particle shows the opposite within, and more so.)
 
     Parameters
     ----------
@@ -49,7 +53,17 @@ def measure_contrast(
     mean = scores.mean(dim=0)
     largest = torch.nonzero(mean.abs() >= _SHARE * mean.abs().max())[-1, 0]
     agree = float((scores[:, largest] < -_LEAST / 2).float().mean())
-    return "bright" if float(mean[largest]) < -_LEAST and agree > _MOST else "dark"
+    if float(mean[largest]) >= -_LEAST or agree <= _MOST:
+        return "dark"
+    # Bright fringes of ice and carbon look like bright discs too.
+    tails = [_measure_skewness(image, pixel_size_angstrom, diameters[int(largest)]) for image in images]
+    return "bright" if sum(tails) / len(tails) > _DARK_TAIL else "dark"
+
+
+def _measure_skewness(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float) -> float:
+    small, _ = resample_for_picking(image, pixel_size_angstrom, diameter_angstrom / _SAMPLES, 4 * diameter_angstrom)
+    off = (small - small.mean()).double()
+    return float(off.pow(3).mean() / off.square().mean().clamp_min(1e-30) ** 1.5)
 
 
 def measure_darkness_at(
