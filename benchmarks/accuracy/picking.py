@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy/picking.py ../shared/data
 
-Classifying the 11,000 beta-galactosidase particles for its templates takes most of the time; --blob-only leaves templates out.
+Takes about four minutes of a processor; --blob-only leaves templates out.
 Writes benchmarks/results/picking.md after every data set.
 """
 
