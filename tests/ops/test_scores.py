@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitreous.ops.scores import calibrate_scores, find_power_limits, split_scores
+from vitreous.ops.scores import calibrate_scores, find_noise_limit, find_power_limits, split_scores
 
 
 def draw(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -125,3 +125,33 @@ def test_power_is_limited_where_junk_begins() -> None:
     assert (particles > limits.most).mean() < 0.005
     assert (junk > limits.most).mean() > 0.9
     assert limits.most < 0.1 + 0.25
+
+
+def test_noise_limit_keeps_the_expected_share_of_noise() -> None:
+    rng = np.random.default_rng(5)
+    # In each micrograph peaks of noise, as many above t as 400 exp(-t / 0.03), and 50 particles.
+    scores, noise_peaks, is_noise, group = [], [], [], []
+    for micrograph in range(8):
+        noise = rng.exponential(0.03, rng.poisson(400))
+        values = np.concatenate([noise, rng.normal(0.22, 0.06, 50)])
+        scores.append(values)
+        noise_peaks.append(400 * np.exp(-values / 0.03))
+        is_noise.append(np.arange(len(values)) < len(noise))
+        group.append(np.full(len(values), micrograph))
+    score, expected, false, number = (np.concatenate(part) for part in (scores, noise_peaks, is_noise, group))
+    limit = find_noise_limit(score, expected, number, 0.1)
+    assert limit is not None
+    assert false[score >= limit].mean() == pytest.approx(0.1, abs=0.03)
+    # Where 400 exp(-t / 0.03) is a ninth of the 50 particles.
+    assert limit == pytest.approx(0.128, abs=0.005)
+    expected[number == 3] = np.nan
+    known = number != 3
+    assert find_noise_limit(score, expected, number, 0.1) == find_noise_limit(
+        score[known], expected[known], number[known], 0.1
+    )
+
+
+def test_no_noise_limit_where_nothing_is_known_of_noise() -> None:
+    score, group = np.linspace(0.1, 0.5, 20), np.zeros(20, int)
+    assert find_noise_limit(score, np.full(20, np.nan), group, 0.1) is None
+    assert find_noise_limit(score, np.linspace(300.0, 30.0, 20), group, 0.1) is None

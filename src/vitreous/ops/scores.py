@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde, theilslopes
 
-__all__ = ["PowerLimits", "Split", "calibrate_scores", "find_power_limits", "split_scores"]
+__all__ = ["PowerLimits", "Split", "calibrate_scores", "find_noise_limit", "find_power_limits", "split_scores"]
 
 Values = NDArray[np.float64]
 
@@ -146,6 +146,38 @@ def split_scores(values: Values) -> Split:
     low, high = values[values < threshold], values[values >= threshold]
     within = np.sqrt((low.var() + high.var()) / 2)
     return Split(threshold, float((high.mean() - low.mean()) / max(within, 1e-12)))
+
+
+def find_noise_limit(scores: Values, noise_peaks: Values, group: NDArray[np.int64], share: float) -> float | None:
+    """Return the least score down to which no more than a share of the candidates is expected to be noise.
+
+    Parameters
+    ----------
+    scores
+        `(n,)`.
+    noise_peaks
+        How many peaks of noise each candidate's micrograph is expected to have with at least its score, `(n,)`;
+        not-a-number where not known.
+    group
+        Number of the micrograph of each, `(n,)`.
+    share
+        Of the candidates, 0 to 1.
+
+    Returns
+    -------
+    float or None
+        None where it is not known, or more is expected even of the best.
+    """
+    order = np.lexsort((-scores, group))
+    order = order[np.isfinite(noise_peaks[order])]
+    # What each candidate adds to the number expected in its micrograph.
+    added = np.diff(noise_peaks[order], prepend=0.0)
+    first = np.diff(group[order], prepend=-1) != 0
+    added[first] = noise_peaks[order][first]
+    best_first = np.argsort(-scores[order], kind="stable")
+    expected = added[best_first].cumsum()
+    allowed = np.nonzero(expected <= share * np.arange(1, len(expected) + 1))[0]
+    return float(scores[order][best_first][allowed[-1]]) if len(allowed) else None
 
 
 def _fit_slope(x: Values, y: Values) -> float:

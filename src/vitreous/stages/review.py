@@ -15,13 +15,16 @@ from vitreous.errors import SettingError, UserError
 from vitreous.io.atomic import write_json
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
-from vitreous.ops.scores import calibrate_scores, find_power_limits, split_scores
+from vitreous.ops.scores import calibrate_scores, find_noise_limit, find_power_limits, split_scores
 from vitreous.stages.doubt import settle_defocus
 
 __all__ = ["STAGE", "ReviewParams"]
 
 _CLEARLY_APART = 2.0
 _LEAST_SCORES = 4
+_MOST_NOISE = 0.3
+"""Share of the candidates down to the least score that noise may be expected to make; where it makes more, the scores were not
+parted where particles begin. What is expected is an upper bound, up to three times too much where templates are alike."""
 _FORMER_SUBJECTS = {"ncc_calibrated": "score_calibrated"}
 """Of thresholds that people set before the columns were called what they are called now."""
 
@@ -47,6 +50,8 @@ class _Loaded:
     """Not-a-number where a person or another program picked; that is taken as it is."""
     power: NDArray[np.float64]
     """Likewise."""
+    noise_peaks: NDArray[np.float64]
+    """Not-a-number where not known."""
     group: NDArray[np.int64]
     defocus: NDArray[np.float64]
     crosses_edge: NDArray[np.bool_]
@@ -96,6 +101,7 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
     return _Loaded(
         score=joined["score"].fill_null(float("nan")).to_numpy().astype(np.float64),
         power=joined["power"].fill_null(float("nan")).to_numpy().astype(np.float64),
+        noise_peaks=joined["noise_peaks"].fill_null(float("nan")).to_numpy().astype(np.float64),
         group=joined["group"].to_numpy().astype(np.int64),
         defocus=micrographs["defocus"].cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64),
         junk=joined["junk"].fill_null("").to_numpy().astype("U16"),
@@ -109,15 +115,13 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
     split = None
     scored = np.isfinite(loaded.score)
     inside = loaded.junk != ""
-    plain = scored & ~inside
-    if len(np.unique(loaded.score[plain])) < _LEAST_SCORES:
-        plain = scored
+    # What the edge cuts correlates less than what is whole, and does not gain as much from defocus; junk has scores of its own.
+    for plain in (scored & ~inside & ~loaded.crosses_edge, scored & ~inside, scored):
+        if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
+            break
     if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
         split = split_scores(loaded.score[plain])
     reference = plain & (loaded.score >= (split.threshold if split else -1.0))
-    if (reference & ~loaded.crosses_edge).any():
-        # What the edge cuts correlates less, and does not gain as much from defocus.
-        reference &= ~loaded.crosses_edge
     score = calibrate_scores(loaded.score, loaded.group, reference, loaded.defocus)
     power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
     limits = {
@@ -128,11 +132,12 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
     given = [name for name, limit in limits.items() if limit is not None]
     if limits["min_score"] is None and split is not None:
         split = split_scores(score[plain])
-        limits["min_score"] = split.threshold
+        least = find_noise_limit(score[plain], loaded.noise_peaks[plain], loaded.group[plain], _MOST_NOISE)
+        limits["min_score"] = split.threshold if least is None else max(split.threshold, least)
         if split.separation < _CLEARLY_APART:
             warnings.append(
                 f"the scores do not part clearly into noise and particles (separation {split.separation:.1f}); "
-                f"the threshold {split.threshold:.2f} is a guess"
+                f"the threshold {limits['min_score']:.2f} is a guess"
             )
     good = ~scored | (score >= (-np.inf if limits["min_score"] is None else limits["min_score"]))
     measured = good & np.isfinite(power) & ~inside
@@ -190,7 +195,7 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="review",
-    version="5",
+    version="6",
     summary="Label candidates positive or negative by score and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),
