@@ -3,9 +3,9 @@
 python benchmarks/accuracy/classify2d.py [--keep FOLDER]
 
 5000 images of 64 px: forty views of a molecule at a signal-to-noise ratio of 0.1 with CTF, and 30 % junk, half of it noise alone
-and half contamination at a border. The truth is projected from the map by `vitreous.simulate`. RELION's 25 iterations take hours
-of both cores, each in a process of its own; with --keep what is there already is not done again, so that a run cut off goes on.
-Writes benchmarks/results/classify2d.md.
+and half contamination at a border. The truth is projected from the map by `vitreous.simulate`. RELION's 25 iterations take most
+of an hour of both cores, each in a process of its own; with --keep what is there already is not done again, so that a run cut
+off goes on. Writes benchmarks/results/classify2d.md.
 """
 
 import argparse
@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 N_IMAGES, N_JUNK, N_VIEWS, N_CLASSES, BOX, PIXEL, SNR = 5000, 1500, 40, 50, 64, 3.0, 0.1
 KV, CS, AMPLITUDE = 300.0, 2.7, 0.1
 LIMIT_ANGSTROM = 12.0  # neither program aligns on finer detail: what RELION advises against fitting noise
+MOST_SHIFT_PX = 1.75
 N_SEEDS = 3
 N_ITERATIONS, N_RELION_ITERATIONS = 30, 25
 
@@ -49,7 +50,7 @@ def simulate(folder: Path) -> float:
     number = np.r_[
         rng.integers(0, N_VIEWS, N_IMAGES - N_JUNK), np.full(N_JUNK // 2, N_VIEWS), np.full(N_JUNK // 2, N_VIEWS + 1)
     ]
-    psi, shift = rng.uniform(-180, 180, N_IMAGES), rng.normal(0, 0.7, (N_IMAGES, 2)).clip(-1.75, 1.75)
+    psi, shift = rng.uniform(-180, 180, N_IMAGES), rng.normal(0, 0.7, (N_IMAGES, 2)).clip(-MOST_SHIFT_PX, MOST_SHIFT_PX)
     y, x = np.mgrid[:BOX, :BOX] - BOX // 2
     clean = np.zeros((N_IMAGES, BOX, BOX))
     for i, view in enumerate(number):
@@ -310,7 +311,8 @@ def main() -> None:
         "",
         f"{N_IMAGES} images of {BOX} px at {PIXEL} Å/px: {N_VIEWS} views of a molecule, signal-to-noise ratio {SNR}, CTF, "
         f"{N_JUNK} junk (half noise alone, half contamination); {N_CLASSES} classes asked for, detail of up to "
-        f"{LIMIT_ANGSTROM:.0f} Å compared. RELION: angles every 6°, shifts every px, T = 2. All on the same images, "
+        f"{LIMIT_ANGSTROM:.0f} Å compared. RELION: angles every 6°, shifts every px, T = 2. Images lie up to "
+        f"{MOST_SHIFT_PX} px off. All on the same images, "
         f"{os.cpu_count()} cores ({platform.machine()}), no GPU, on a machine shared with other work: compare CPU seconds.",
         "",
         "Purity is the share of images in a class whose commonest view is theirs, junk counting as a view; purity of views "

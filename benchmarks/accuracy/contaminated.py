@@ -34,9 +34,17 @@ def call(*words: str | float | Path) -> None:
     subprocess.run([str(program), *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
+def write_micrographs(folder: Path, settings: SimulationSettings) -> SimulatedEntry:
+    """Simulate movies of one frame and write each as a micrograph beside it."""
+    entry = simulate_entry(folder, settings)
+    for movie in entry.movies:
+        write_mrc(folder / f"{movie.stem}.mrc", read_tiff(movie)[0].astype(np.float32), settings.pixel_size_angstrom)
+    return entry
+
+
 def simulate(folder: Path, model: str, contaminated: bool) -> SimulatedEntry:
     large = Path(model).exists()
-    entry = simulate_entry(
+    return write_micrographs(
         folder,
         SimulationSettings(
             model=model, n_movies=6, nx_px=SIDE, ny_px=SIDE, pixel_size_angstrom=1.8 if large else 1.6, n_frames=1,
@@ -45,11 +53,6 @@ def simulate(folder: Path, model: str, contaminated: bool) -> SimulatedEntry:
             n_crystals=contaminated, n_aggregates=3 * contaminated, n_carbon_movies=2 * contaminated, seed=12,
         ),
     )  # fmt: skip
-    for movie in entry.movies:
-        write_mrc(
-            folder / f"{movie.stem}.mrc", read_tiff(movie)[0].astype(np.float32), entry.settings.pixel_size_angstrom
-        )
-    return entry
 
 
 def measure(entry: SimulatedEntry, folder: Path, name: str) -> str:

@@ -7,31 +7,22 @@ of the true map. Writes benchmarks/results/score-defocus.md after every row.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from contaminated import RESULTS, call, write_micrographs
 
-from vitreous.io.mrc import write_mrc
-from vitreous.io.tiff import read_tiff
 from vitreous.ops.matching import match_points
-from vitreous.simulate.entry import SimulatedEntry, simulate_entry
+from vitreous.simulate.entry import SimulatedEntry
 from vitreous.simulate.settings import SimulationSettings
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIDE = 1024
 
 
-def call(*words: str | float | Path) -> None:
-    program = Path(sys.executable).with_name("vitreous")
-    subprocess.run([str(program), *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-
-
 def simulate(folder: Path, model: str) -> SimulatedEntry:
-    entry = simulate_entry(
+    return write_micrographs(
         folder,
         SimulationSettings(
             model=model, n_movies=16, nx_px=SIDE, ny_px=SIDE, pixel_size_angstrom=1.8, n_frames=1, dose_per_frame=40.0,
@@ -39,11 +30,6 @@ def simulate(folder: Path, model: str) -> SimulatedEntry:
             gain=False, n_hot_pixels=0, n_contaminants=0, seed=31,
         ),
     )  # fmt: skip
-    for movie in entry.movies:
-        write_mrc(
-            folder / f"{movie.stem}.mrc", read_tiff(movie)[0].astype(np.float32), entry.settings.pixel_size_angstrom
-        )
-    return entry
 
 
 def measure(entry: SimulatedEntry, project: Path, name: str) -> str:

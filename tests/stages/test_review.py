@@ -206,3 +206,26 @@ def test_few_candidates_and_no_defocus() -> None:
     judged = run(particles, micrographs=nothing).tables["particles"]
     np.testing.assert_array_equal(judged["score_calibrated"], judged["score"])
     assert set(run(particles.slice(40, 3)).tables["particles"]["label"]) == {"positive"}
+
+
+def test_what_the_edge_cuts_does_not_move_the_threshold() -> None:
+    particles, _ = make_particles()
+    between = np.random.default_rng(1).normal(0.3, 0.03, 600)
+    cut = particles.head(600).with_columns(
+        particle_id=pl.col("particle_id") + "e", x_px=pl.lit(1.0), score=pl.Series(between)
+    )
+    both = run(pl.concat([particles, cut])).tables["particles"]
+    assert both.head(particles.height).equals(run(particles).tables["particles"])
+
+
+def test_the_threshold_rises_where_noise_is_expected_to_make_many_of_the_candidates() -> None:
+    particles, _ = make_particles()
+    peaks = 2000 * np.exp(-particles["score"].to_numpy() / 0.08)
+    above, as_before = (
+        run(one).tables["particles"].filter(pl.col("reason").fill_null("") != "score")
+        for one in (particles.with_columns(noise_peaks=pl.Series(peaks)), particles)
+    )
+    assert set(above["particle_id"]) < set(as_before["particle_id"])
+    inside = above.filter(pl.col("reason").fill_null("") != "border")
+    expected = inside.group_by("micrograph_id").agg(pl.col("noise_peaks").max())["noise_peaks"].to_numpy().sum()
+    assert 0.25 * inside.height < expected <= 0.3 * inside.height

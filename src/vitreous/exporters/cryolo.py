@@ -37,7 +37,7 @@ def export_cryolo(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> E
     counts = {"micrographs": dataset.micrographs.height, "positives": dataset.positives.height}
     with open_release(to, LAYOUT) as staging:
         for path, name in dataset.micrographs.select("micrograph_path", "name").iter_rows():
-            boxes = groups[name].with_columns(score=pl.lit(None, dtype=pl.Float64))
+            boxes = groups[name]
             side = choose_box(float(boxes["diameter_px"].to_numpy().max(initial=2.0)))
             link_or_copy(root / path, staging / f"{splits[name]}_image" / f"{name}.mrc")
             write_box(staging / f"{splits[name]}_annot" / f"{name}.box", boxes, side)

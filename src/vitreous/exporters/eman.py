@@ -39,7 +39,7 @@ def export_eman(tables: Mapping[str, pl.DataFrame], root: Path, to: Path) -> Exp
         for name, rows in group_by_name(dataset, dataset.positives).items():
             side = choose_box(float(rows["diameter_px"].to_numpy().max(initial=2.0)))
             write_eman_info(staging / "info" / f"{name}{INFO_SUFFIX}", rows)
-            write_box(staging / "boxes" / f"{name}.box", rows.drop("score", strict=False), side)
+            write_box(staging / "boxes" / f"{name}.box", rows, side)
         facts = {
             "global.apix": first["pixel_size_angstrom"],
             "global.microscope_voltage": first["voltage_kv"],

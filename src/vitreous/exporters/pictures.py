@@ -26,8 +26,10 @@ def choose_box(diameter_px: float) -> int:
 
 
 def group_by_name(dataset: Dataset, particles: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return the particles of every micrograph, none where there are none, with `diameter_px`."""
-    own = particles.with_columns(diameter_px=pl.col("diameter_angstrom") / pl.col("pixel_size_angstrom"))
+    """Return the particles of every micrograph, none where there are none, with `diameter_px`; labels have no `score`."""
+    own = particles.with_columns(
+        diameter_px=pl.col("diameter_angstrom") / pl.col("pixel_size_angstrom"), score=pl.lit(None, pl.Float64)
+    )
     parts = {str(key[0]): rows for key, rows in own.partition_by("name", as_dict=True, maintain_order=True).items()}
     return {name: parts.get(name, own.clear()) for name in dataset.micrographs["name"]}
 

@@ -243,31 +243,27 @@ class _Classifier:
         grid = search.grid
         precision = precision[: grid.n_rings]
         members = [batch[self.number[batch] == k] for k in range(n_classes)]
+        chosen = [index[:_MOST_PARTED] for index in members]
+        halves = [self.fold[index] // (_N_FOLDS // 2) for index in chosen]
         generators = [
             torch.Generator().manual_seed(seed)
             for seed in torch.randint(2**31, (n_classes,), generator=self.generator).tolist()
         ]
 
         def part(k: int) -> Split:
-            chosen = members[k][:_MOST_PARTED]
-            half = self.fold[chosen] // (_N_FOLDS // 2)
             average = self.model.average[:, : grid.n_even, k, : grid.n_rings]
-            radius = self.settings.mask_radius_px
-            offset = self.offset[chosen]
-            return find_split(self.data, chosen, half, offset, average, precision, search, radius, generators[k])
+            offset, radius = self.offset[chosen[k]], self.settings.mask_radius_px
+            return find_split(
+                self.data, chosen[k], halves[k], offset, average, precision, search, radius, generators[k]
+            )
 
-        fit = [k for k in range(n_classes) if self.can_be_parted(members[k])]
+        fit = [k for k in range(n_classes) if torch.bincount(halves[k], minlength=2).min() >= _FEWEST_PARTED]
         splits = dict(zip(fit, run_single_threaded(part, fit), strict=True))
-        gains = {k: split.gain * len(members[k]) / min(len(members[k]), _MOST_PARTED) for k, split in splits.items()}
+        gains = {k: split.gain * len(members[k]) / len(chosen[k]) for k, split in splits.items()}
         pairs = choose_splits(gains, total_sums(new), max(1, n_classes // 4))
         if pairs:
             self.folds = split_classes(self.folds, pairs, splits)
             self.model = self.maximiser.maximise(self.folds, strict=False)
-
-    def can_be_parted(self, members: Tensor) -> bool:
-        """Return whether enough members of a class are of either half set."""
-        half = self.fold[members[:_MOST_PARTED]] // (_N_FOLDS // 2)
-        return int(torch.bincount(half, minlength=2).min()) >= _FEWEST_PARTED
 
     def recentre(self) -> None:
         """Move classes to their mass centres where that brings their images nearer to the centres of their boxes.

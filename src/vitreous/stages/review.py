@@ -116,9 +116,8 @@ def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judg
     scored = np.isfinite(loaded.score)
     inside = loaded.junk != ""
     # What the edge cuts correlates less than what is whole, and does not gain as much from defocus; junk has scores of its own.
-    for plain in (scored & ~inside & ~loaded.crosses_edge, scored & ~inside, scored):
-        if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
-            break
+    choices = (scored & ~inside & ~loaded.crosses_edge, scored & ~inside)
+    plain = next((one for one in choices if len(np.unique(loaded.score[one])) >= _LEAST_SCORES), scored)
     if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
         split = split_scores(loaded.score[plain])
     reference = plain & (loaded.score >= (split.threshold if split else -1.0))

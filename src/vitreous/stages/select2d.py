@@ -196,7 +196,7 @@ def _choose(result: _Measured, inputs: Inputs, params: Select2dParams) -> tuple[
     if abs(diameter - assumed) > _DIAMETERS_DIFFER * assumed:
         warnings.append(
             f"particles are {diameter:.0f} Å long in the selected classes, {assumed:.0f} Å was assumed; where nobody gave the "
-            "diameter they are picked again with the new one"
+            "diameter, what follows takes the new one"
         )
     measured = {
         "diameter_angstrom": pl.Series([diameter] * len(selected)),
