@@ -68,6 +68,41 @@ def test_calibration_takes_out_a_planted_trend() -> None:
     np.testing.assert_allclose(np.ptp((values - calibrated)[group == 3]), 0, atol=1e-12)
 
 
+def test_noise_is_the_same_at_any_defocus_and_particles_are_calibrated() -> None:
+    values, group, defocus = make_trend()
+    rng = np.random.default_rng(1)
+    noise = rng.uniform(size=len(values)) < 0.3
+    values[noise] = rng.normal(0.2, 0.02, int(noise.sum()))
+    anchor = 0.3
+    calibrated = calibrate_scores(values, group, ~noise, defocus, anchor)
+    np.testing.assert_array_equal(calibrated >= anchor, values >= anchor)
+    medians = np.array([np.median(calibrated[(group == i) & ~noise]) for i in range(len(defocus))])
+    assert abs(np.polyfit(defocus, medians, 1)[0]) < 0.05 * 1e-5
+    # The order within a micrograph stays.
+    np.testing.assert_array_equal(np.argsort(calibrated[group == 3]), np.argsort(values[group == 3]))
+
+
+def test_a_bent_trend_is_taken_out() -> None:
+    _, group, defocus = make_trend(16)
+    rng = np.random.default_rng(2)
+    values = rng.normal(0.0, 0.03, len(group)) + 0.75 - 1e-9 * (defocus[group] - 3e4) ** 2
+    calibrated = calibrate_scores(values, group, np.ones(len(values), bool), defocus, 0.1)
+    medians = np.array([np.median(calibrated[group == i]) for i in range(len(defocus))])
+    assert np.ptp(medians) < 0.05 < 0.3 < np.ptp([np.median(values[group == i]) for i in range(len(defocus))])
+
+
+def test_a_valley_of_few_values_is_known_to_be_broad() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (
+        split_scores(
+            np.concatenate([rng.normal(0.1, 0.02, 4 * n), rng.normal(0.4, 0.05, n), rng.uniform(0.15, 0.3, n // 10)])
+        )
+        for n in (60, 6000)
+    )
+    assert few.least < few.threshold - 0.02
+    assert few.threshold - few.least > 1.5 * (many.threshold - many.least)
+
+
 def test_one_strange_micrograph_does_not_matter() -> None:
     values, group, defocus = make_trend()
     values[group == int(defocus.argmax())] -= 0.5
@@ -112,19 +147,31 @@ def test_overlapping_populations_are_parted_where_they_are_equally_likely(n: int
 
 def test_power_limits_are_robust_deviations_from_the_median() -> None:
     power = np.random.default_rng(0).normal(0.1, 0.2, 20_001)
-    limits = find_power_limits(power, 5, 0.25)
+    every = np.ones(len(power), bool)
+    limits = find_power_limits(power, every, 5, 0.25)
     assert limits.least == pytest.approx(0.1 - 5 * 0.2, abs=0.03)
     assert limits.most == pytest.approx(0.1 + 5 * 0.2, abs=0.03)
-    assert find_power_limits(np.full(9, 0.1), 5, 0.25) == pytest.approx((-0.15, 0.35))
+    assert find_power_limits(np.full(9, 0.1), every[:9], 5, 0.25) == pytest.approx((-0.15, 0.35))
 
 
 def test_power_is_limited_where_junk_begins() -> None:
     rng = np.random.default_rng(0)
     particles, junk = rng.normal(0.1, 0.05, 4000), rng.normal(0.45, 0.12, 300)
-    limits = find_power_limits(np.concatenate([particles, junk]), 5, 0.25)
+    power = np.concatenate([particles, junk])
+    limits = find_power_limits(power, np.ones(len(power), bool), 5, 0.25)
     assert (particles > limits.most).mean() < 0.005
     assert (junk > limits.most).mean() > 0.9
     assert limits.most < 0.1 + 0.25
+
+
+def test_as_much_junk_as_particles_does_not_widen_what_particles_are_taken_to_have() -> None:
+    rng = np.random.default_rng(0)
+    particles, junk = rng.normal(0.1, 0.07, 150), rng.uniform(0.2, 0.6, 120)
+    power = np.concatenate([particles, junk])
+    best = np.arange(len(power)) < 135
+    limits = find_power_limits(power, best, 5, 0.25)
+    assert (particles > limits.most).mean() < 0.02
+    assert limits.most < 0.1 + 6 * 0.07 < find_power_limits(power, np.ones(len(power), bool), 5, 0.25).most
 
 
 def test_noise_limit_keeps_the_expected_share_of_noise() -> None:

@@ -104,9 +104,11 @@ def test_noise_has_as_many_candidates_as_they_say(plant: Plant, templates: Templ
         found = pick(replace(empty, image=image), templates, empty.defocus_angstrom)
         assert (np.diff(found.noise_peaks) >= 0).all()
         counts.append([(found.noise_peaks <= expected).sum() for expected in (0.5, 1.5, 4.0)])
-    # Six images are expected to have 3, 9 and 24.
-    for count, expected in zip(np.sum(counts, axis=0), (3, 9, 24), strict=True):
-        assert count <= expected + 3 * np.sqrt(expected)
-    assert np.sum(counts, axis=0)[2] >= 24 / 4
+    # Six images are expected to have 3, 9 and 24; colour that falls as steeply as here is not known well enough for the rarest.
+    for count, expected, factor in zip(
+        np.sum(counts, axis=0), (3, 9, 24), (3.0 if coloured else 1.0, 1.3, 1.3), strict=True
+    ):
+        assert expected / 1.3 - 3 * np.sqrt(expected) <= count <= factor * expected + 3 * np.sqrt(expected)
+    assert np.sum(counts, axis=0)[2] >= 24 / 2
     plain = pick(plant(DIAMETER), templates, None, whitened=False)
     assert np.isnan(plain.noise_peaks).all()

@@ -30,7 +30,7 @@ _DETAIL_SAMPLES = 20
 _CLUMP_CORE, _CLUMP_EDGE, _CLUMP_REACH, _MOST_ALONE = 2.7, 1.3, 0.7, 2.2
 """Power of detail over that of ice, in those of a particle alone. Particles side by side, as close as they can be, have 1.8 under
 the window; a clump is what has more than the first, and what around it has more than the second within that many diameters."""
-_NOISE_PERCENT, _KNOWN_EXCESS, _LEAST_EXCESS, _N_FIRST = 10.0, 1.35, 1.7, 10
+_NOISE_PERCENT, _KNOWN_EXCESS, _LEAST_EXCESS, _N_FIRST = 10.0, 1.3, 1.7, 10
 """Power over that of ice is known to be a particle's where it is so many times that of the median place, and the first so many
 candidates do not have much more; where not, a particle is taken to have the second."""
 _LEAST_COARSE, _LEAST_CLUMP, _LEAST_DARK, _LEAST_ALONE, _LEAST_WIDE = 1.2, 0.5, 1.5, 6.0, 4.0
@@ -39,9 +39,10 @@ not vary more than the rest of the micrograph: then it is not known how much par
 out, and junk is what is larger than they are, also as far as it has half the power of its strongest place (a particle alone: 1.3
 to 2.6)."""
 _KNOWN_MARGIN = 0.05
-_DARK_LIMIT, _EDGE_LEVEL, _EDGE_SHARE = 3.0, 0.6, 0.5
-"""A dark region is junk where its edge is steep: so many fine deviations below the ice, with this share of its outline at a
-coarse deviation above this level. Thickness of ice that changes gently has no such edge."""
+_DARK_LIMIT, _LEAST_SLOPE, _EDGE_STEEPNESS, _EDGE_SHARE = 3.0, 4.0, 0.5, 0.5
+"""A dark region is junk where its edge is steep: so many fine deviations below the ice, with this share of its outline where the
+mean falls by at least so many in a diameter, and by so much of what it does at a step as high as the region is dark. Thickness of
+ice that changes gently has no such edge."""
 _REFERENCE_PERCENT = 25.0
 """Of the deviations at the best candidates: three quarters of them may be junk before what they suggest is wrong."""
 _CARBON_AREA = 6.0
@@ -172,10 +173,17 @@ def _find_clumps(
     return _keep_touching((particles > _CLUMP_EDGE) & reach, inside)
 
 
-def _has_steep_edge(region: NDArray[np.bool_], coarse: NDArray[np.float32]) -> bool:
+def _has_steep_edge(region: NDArray[np.bool_], mean: NDArray[np.float32], diameter: float) -> bool:
+    """Return whether the mean, taken under the window, falls at the outline of a region nearly as at a step."""
     inner = scipy.ndimage.binary_erosion(region, border_value=1)
     outline = region & ~inner
-    return bool(outline.any() and (coarse[outline] > _EDGE_LEVEL).mean() >= _EDGE_SHARE)
+    if not outline.any():
+        return False
+    step = -float(np.median(mean[region])) / (math.sqrt(2 * math.pi) * _WINDOW)
+    # A deep region begins before its edge does.
+    slope = scipy.ndimage.maximum_filter(np.hypot(*np.gradient(mean)), 2 * round(_WINDOW * diameter) + 1)
+    steep = slope[outline] * diameter > max(_LEAST_SLOPE, _EDGE_STEEPNESS * step)
+    return bool(steep.mean() >= _EDGE_SHARE)
 
 
 def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float, particles_px: Floats) -> JunkMask:
@@ -223,7 +231,7 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
     area = diameter**2
     absorbing = np.zeros(small.shape, bool)
     for region in _find_regions(mean < -_DARK_LIMIT, (_LEAST_DARK if known else _LEAST_ALONE) * area):
-        if _has_steep_edge(region, coarse):
+        if _has_steep_edge(region, mean, diameter):
             absorbing |= region
     edges = np.zeros(small.shape, bool)
     for region in _find_regions(coarse > _COARSE_LIMIT, (_LEAST_COARSE if known else _LEAST_ALONE) * area):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde, theilslopes
 
@@ -22,8 +23,9 @@ _JUNK_SIGMA, _LEAST_JUNK = 4.0, 5
 _LEAST_GAIN = 10.0
 """Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
+_LEAST_STRETCH = 0.2
 _BANDWIDTH, _N_DENSITY, _N_TREND = 0.15, 20_000, 1_000
-_OUTLIER_SIGMA = 3.0
+_OUTLIER_SIGMA, _LEAST_BENT, _TREND_ROUNDS = 3.0, 5, 3
 """Robust deviations from the trend beyond which a micrograph does not count for it."""
 
 
@@ -32,6 +34,8 @@ class Split:
     """Where two populations of scores part."""
 
     threshold: float
+    least: float
+    """The lowest score that may be as rare as that of the threshold; where few candidates lie between, a valley is broad."""
     separation: float
     """Distance of the means over the root mean square of the deviations (Ashman's D, with 2 for clearly apart)."""
 
@@ -110,7 +114,7 @@ def _split_overlapping(values: Values) -> Split | None:
         return None
     levels = np.linspace(low, high, 1000)
     threshold = float(levels[int(np.abs(mixture.compute_upper_share(levels) - 0.5).argmin())])
-    return Split(threshold, float((high - low) / np.sqrt(mixture.variance.mean())))
+    return Split(threshold, threshold, float((high - low) / np.sqrt(mixture.variance.mean())))
 
 
 def split_scores(values: Values) -> Split:
@@ -141,11 +145,14 @@ def split_scores(values: Values) -> Split:
         if overlapping is not None:
             return overlapping
         upper = values[values >= grid[top]]
-        return Split(float(grid[top] - 3 * np.sqrt(np.mean((upper - grid[top]) ** 2))), 0.0)
+        threshold = float(grid[top] - 3 * np.sqrt(np.mean((upper - grid[top]) ** 2)))
+        return Split(threshold, threshold, 0.0)
     threshold = float(grid[valley])
     low, high = values[values < threshold], values[values >= threshold]
     within = np.sqrt((low.var() + high.var()) / 2)
-    return Split(threshold, float((high.mean() - low.mean()) / max(within, 1e-12)))
+    denser = density[:valley] - _SIGNIFICANCE * np.hypot(error[:valley], error[valley]) > density[valley]
+    least = float(grid[int(denser.nonzero()[0][-1]) + 1]) if denser.any() else threshold
+    return Split(threshold, least, float((high.mean() - low.mean()) / max(within, 1e-12)))
 
 
 def find_noise_limit(scores: Values, noise_peaks: Values, group: NDArray[np.int64], share: float) -> float | None:
@@ -180,20 +187,30 @@ def find_noise_limit(scores: Values, noise_peaks: Values, group: NDArray[np.int6
     return float(scores[order][best_first][allowed[-1]]) if len(allowed) else None
 
 
-def _fit_slope(x: Values, y: Values) -> float:
-    """Return the slope of the least-squares line through what lies near the robust one (Theil & Sen).
+def _fit_trend(x: Values, y: Values) -> Polynomial:
+    """Return the least-squares line, or parabola where it says clearly more, through what lies near it.
 
-    The robust line alone leaves a trend where the points bend, as scores do at strong defocus.
+    What lies near is told from the robust line (Theil & Sen) first. That alone leaves a trend where the points bend, as scores do
+    at strong defocus.
     """
     slope, intercept, _, _ = theilslopes(y, x)
-    off = np.abs(y - intercept - slope * x)
-    near = off <= _OUTLIER_SIGMA * 1.4826 * np.median(off)
-    if near.sum() < 3 or np.ptp(x[near]) < 1.0:
-        return float(slope)
-    return float(np.polyfit(x[near] - x[near].mean(), y[near], 1)[0])
+    trend = Polynomial([intercept, slope])
+    for _ in range(_TREND_ROUNDS):
+        off = np.abs(y - trend(x))
+        near = off <= _OUTLIER_SIGMA * 1.4826 * np.median(off)
+        if near.sum() < 3 or np.ptp(x[near]) < 1.0:
+            return trend
+        n = int(near.sum())
+        line, parabola = (Polynomial.fit(x[near], y[near], degree) for degree in (1, 2))
+        # As the Bayesian information criterion has it.
+        left_line, left_parabola = (float(np.square((y - fit(x))[near]).sum()) + 1e-30 for fit in (line, parabola))
+        trend = parabola if n >= _LEAST_BENT and n * np.log(left_line / left_parabola) > np.log(n) else line
+    return trend
 
 
-def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArray[np.bool_], defocus: Values) -> Values:
+def calibrate_scores(
+    values: Values, group: NDArray[np.int64], reference: NDArray[np.bool_], defocus: Values, anchor: float | None = None
+) -> Values:
     """Take out the trend of scores with defocus.
 
     Parameters
@@ -206,11 +223,15 @@ def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArra
         Which scores the micrographs' medians are taken of, `(n,)`.
     defocus
         Mean defocus of each micrograph, Å; not-a-number where unknown.
+    anchor
+        Score that is the same at any defocus, below the reference's: noise correlates no better at strong defocus, particles do.
+        None where all scores move alike.
 
     Returns
     -------
     ndarray
-        Scores less the line through the medians (robust), plus its value at the median defocus. As given where
+        Scores less the line through the medians (robust), plus its value at the median defocus; with an anchor, what they are
+        above it over what the line is, times what that is at the median defocus. As given where
         fewer than six micrographs have a median and a defocus, or all have the same.
     """
     chosen = np.nonzero(reference)[0]
@@ -223,10 +244,17 @@ def calibrate_scores(values: Values, group: NDArray[np.int64], reference: NDArra
         return values
     # All pairs of very many micrographs would not fit into memory.
     used = np.nonzero(known)[0][:: -(-int(known.sum()) // _N_TREND)]
-    slope = _fit_slope(defocus[used], medians[used]) if np.ptp(defocus[used]) >= 1.0 else 0.0
-    trend = np.where(np.isfinite(defocus), slope * (defocus - np.median(defocus[known])), 0.0)
-    calibrated: Values = values - trend[group]
-    return calibrated
+    if np.ptp(defocus[used]) < 1.0:
+        return values
+    trend = _fit_trend(defocus[used], medians[used])
+    middle = float(np.median(defocus[known]))
+    usual = float(trend(middle))
+    at = np.where(np.isfinite(defocus), trend(np.nan_to_num(defocus, nan=middle)), usual)
+    if anchor is None:
+        calibrated: Values = values - (at - usual)[group]
+        return calibrated
+    stretched: Values = anchor + (values - anchor) / np.maximum((at - anchor) / (usual - anchor), _LEAST_STRETCH)[group]
+    return stretched
 
 
 class PowerLimits(NamedTuple):
@@ -236,7 +264,7 @@ class PowerLimits(NamedTuple):
     most: float
 
 
-def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimits:
+def find_power_limits(power: Values, best: NDArray[np.bool_], n_sigma: float, margin: float) -> PowerLimits:
     """Return the limits of the power of particles.
 
     Particles have one normal distribution. What is above it (ice, clumps) has another: where two are significantly better, and
@@ -246,15 +274,17 @@ def find_power_limits(power: Values, n_sigma: float, margin: float) -> PowerLimi
     Parameters
     ----------
     power
-        Of candidates that look like particles, log10.
+        Of candidates that look like particles, log10, `(n,)`.
+    best
+        Which of them hardly are anything else, `(n,)`.
     n_sigma
-        Robust deviations from the median that are too far in any case.
+        Robust deviations from the median of the best that are too far in any case.
     margin
-        Distance from the median that is not too far, where there is no second distribution.
+        Distance from that median that is not too far, where there is no second distribution.
     """
-    median = float(np.median(power))
+    median = float(np.median(power[best]))
     # Junk is above: what is below the median tells the particles' own spread.
-    below = power[power <= median]
+    below = power[best & (power <= median)]
     sigma = 1.4826 * float(np.median(median - below))
     reach = max(n_sigma * sigma, margin)
     most = median + reach

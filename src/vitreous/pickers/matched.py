@@ -11,10 +11,16 @@ from torch import Tensor
 
 from vitreous.ops.blobs import MASK_FRACTION
 from vitreous.ops.false_peaks import measure_noise_field
-from vitreous.ops.fourier import find_good_size
+from vitreous.ops.fourier import find_good_size, irfft2, rfft2
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.template_bank import correlate_bank, make_bank, measure_local_deviation
-from vitreous.ops.whitening import estimate_noise_amplitude
+from vitreous.ops.template_bank import (
+    BestCorrelation,
+    TemplateBank,
+    correlate_bank,
+    make_bank,
+    measure_local_deviation,
+)
+from vitreous.ops.whitening import estimate_noise_amplitude, expand_amplitude, whiten
 
 __all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise", "match_templates"]
 
@@ -24,6 +30,10 @@ _TILE_DIAMETERS, _LEAST_TILE_PX = 1.6, 16
 _MOST_CONTRAST = 1.15
 """Of the local deviation over its median, for the score: without a limit junk has the best scores; at 1, faint fluctuations in
 micrographs full of particles are not told from them (beta-galactosidase, EMPIAR-10017)."""
+
+_QUIET, _N_QUIET = 0.1, 1_000_000
+_NOISE_SIDE_PX, _N_NOISE = 256, 20
+"""Of the noise that is searched, and how many of its best peaks tell where the tail begins."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +77,58 @@ def estimate_noise(image: Tensor, settings: MatchSettings, pixels_angstrom: Tens
         return torch.ones(half + 1, device=image.device)
 
 
-def _predict_noise_peaks(
-    score: NDArray[np.float64], n_px: int, banks: Sequence[tuple[Tensor, Tensor]], mask: Tensor
-) -> NDArray[np.float64]:
-    """Return how many peaks of white noise are expected to score as well as each candidate does with any template.
+def _score(
+    image: Tensor, bank: TemplateBank, settings: MatchSettings, apart_px: float
+) -> tuple[BestCorrelation, Tensor]:
+    """Return the best correlation at each pixel, and that times the contrast up to its limit."""
+    found = correlate_bank(image, bank, settings.min_score, apart_px=apart_px)
+    relative = found.deviation / found.deviation.median()
+    return found, found.score * relative.clamp_max(_MOST_CONTRAST)
 
-    The sum over templates: at most that, since templates that are alike find the same peaks.
+
+def _measure_quiet(deviation: Tensor) -> float:
+    """Return how much fainter the quietest places are than most."""
+    return float(torch.quantile(deviation.flatten()[:: -(-deviation.numel() // _N_QUIET)], _QUIET) / deviation.median())
+
+
+def _predict_noise_peaks(
+    score: NDArray[np.float64],
+    image: Tensor,
+    deviation: Tensor,
+    banks: Sequence[tuple[Tensor, Tensor]],
+    bank: TemplateBank,
+    settings: MatchSettings,
+    pixels_angstrom: Tensor,
+    apart_px: float,
+) -> NDArray[np.float64]:
+    """Return how many peaks of noise are expected to score as well as each candidate does with any template.
+
+    Noise with the colour that whitening left is searched like the micrograph. Above the best few peaks of it the number falls as the
+    sum over templates does; that sum itself is too much, since templates that are alike find the same peaks. Where most places of a
+    micrograph show more than noise, what is noise has the less contrast.
     """
-    side = find_good_size(2 * mask.shape[0])
-    power = torch.ones(side, side // 2 + 1, device=mask.device)
-    expected = np.zeros(len(score))
-    for windows, _ in banks:
-        expected += measure_noise_field(windows, mask, power, (side, side)).predict_peaks(
-            score, n_px, local_deviation=False
+    seeded = torch.Generator().manual_seed(0)
+    shape = (_NOISE_SIDE_PX, _NOISE_SIDE_PX)
+    noise = torch.randn(shape, generator=seeded).to(bank.mask.device)
+    noise = whiten(noise, estimate_noise(noise, settings, pixels_angstrom))
+    left = estimate_noise(image, settings, pixels_angstrom)
+    noise = irfft2(rfft2(noise) * expand_amplitude(left, shape), shape)
+    found, scored = _score(noise, bank, settings, apart_px)
+    y, x = find_peaks(scored, apart_px, settings.min_score)[1].T
+    peaks = scored.double().cpu().numpy()[y, x]
+    score = score * max(1.0, _measure_quiet(found.deviation) / _measure_quiet(deviation))
+    counted = np.searchsorted(-peaks, -score, side="right") / _NOISE_SIDE_PX**2
+    if len(peaks) >= _N_NOISE:
+        side = find_good_size(2 * bank.mask.shape[0])
+        power = expand_amplitude(left, (side, side)).square()
+        fields = [measure_noise_field(windows, bank.mask, power, (side, side)) for windows, _ in banks]
+        level = peaks[_N_NOISE - 1]
+        summed = np.sum(
+            [field.predict_peaks(np.append(score, level), 1, local_deviation=False) for field in fields], axis=0
         )
-    return expected
+        beyond = _N_NOISE / _NOISE_SIDE_PX**2 * summed[:-1] / summed[-1]
+        counted = np.where(score > level, beyond, counted)
+    return np.asarray(deviation.numel() * counted)
 
 
 def match_templates(
@@ -113,7 +160,7 @@ def match_templates(
         How candidates are told apart.
     plain
         The image before its noise was whitened, in which the local power is measured; None where it was not. How many peaks noise
-        has is known only of white noise.
+        has is not known then.
     """
     pixel = float(pixels_angstrom.mean())
     size = compute_window_size(settings, pixels_angstrom)
@@ -122,21 +169,19 @@ def match_templates(
     mask = (MASK_FRACTION * settings.diameter_angstrom / pixel - distance + 0.5).clamp(0, 1)
     bank = make_bank(torch.cat([windows for windows, _ in banks]), mask)
     apart = settings.min_distance_fraction * settings.diameter_angstrom / pixel
-    found = correlate_bank(image, bank, settings.min_score, apart_px=apart)
+    found, best = _score(image, bank, settings, apart)
     numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
     which = numbers.to(image.device)[found.which]
     psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
-    relative = found.deviation / found.deviation.median()
-    best = found.score * relative.clamp_max(_MOST_CONTRAST)
     xy, elements = find_peaks(best, apart, settings.min_score)
     y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
     score = best[y, x].double().cpu().numpy()
     expected = np.full(len(score), np.nan)
+    deviation = found.deviation
     if plain is not None:
         deviation = measure_local_deviation(plain, mask)
-        relative = deviation / deviation.median()
-        expected = _predict_noise_peaks(score, image.numel(), banks, mask)
-    power = 2 * torch.log10(relative[y, x])
+        expected = _predict_noise_peaks(score, image, found.deviation, banks, bank, settings, pixels_angstrom, apart)
+    power = 2 * torch.log10((deviation / deviation.median())[y, x])
     scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
     return Candidates(
         xy * scale,

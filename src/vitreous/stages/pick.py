@@ -367,7 +367,7 @@ def _collect(inputs: Inputs, saved: Saved, params: PickParams) -> Saved:
 
 STAGE = ItemStage(
     name="pick",
-    version="9",
+    version="10",
     summary="Find candidates in every micrograph, without a template or with the chosen classes.",
     params=PickParams,
     item=MicrographItem,

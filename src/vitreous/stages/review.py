@@ -15,16 +15,16 @@ from vitreous.errors import SettingError, UserError
 from vitreous.io.atomic import write_json
 from vitreous.model.documents import Decision
 from vitreous.model.stage import Context, DatasetStage, Inputs, Progress, RunFolder, Saved, StageParams
-from vitreous.ops.scores import calibrate_scores, find_noise_limit, find_power_limits, split_scores
+from vitreous.ops.scores import PowerLimits, calibrate_scores, find_noise_limit, find_power_limits, split_scores
 from vitreous.stages.doubt import settle_defocus
 
 __all__ = ["STAGE", "ReviewParams"]
 
 _CLEARLY_APART = 2.0
 _LEAST_SCORES = 4
-_MOST_NOISE = 0.3
+_MOST_NOISE, _LITTLE_NOISE = 0.3, 0.01
 """Share of the candidates down to the least score that noise may be expected to make; where it makes more, the scores were not
-parted where particles begin. What is expected is an upper bound, up to three times too much where templates are alike."""
+parted where particles begin. Where it makes so little, candidates as rare as those where scores part may be particles."""
 _FORMER_SUBJECTS = {"ncc_calibrated": "score_calibrated"}
 """Of thresholds that people set before the columns were called what they are called now."""
 
@@ -110,39 +110,68 @@ def _load(inputs: Inputs, params: ReviewParams, context: Context) -> _Loaded:
     )
 
 
+def _find_anchor(loaded: _Loaded, plain: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Return the score from which candidates are more likely particles than noise, and how clearly these part."""
+    if len(np.unique(loaded.score[plain])) < _LEAST_SCORES:
+        return None
+    score, noise_peaks, group = loaded.score[plain], loaded.noise_peaks[plain], loaded.group[plain]
+    split = split_scores(score)
+    least, clear = (find_noise_limit(score, noise_peaks, group, share) for share in (_MOST_NOISE, _LITTLE_NOISE))
+    anchor = split.threshold
+    if clear is not None:
+        anchor = min(anchor, max(split.least, clear))
+    if least is not None:
+        anchor = max(anchor, least)
+    return anchor, split.separation
+
+
+def _find_power_limits(
+    loaded: _Loaded, power: NDArray[np.float64], among: NDArray[np.bool_], params: ReviewParams
+) -> PowerLimits | None:
+    measured = among & np.isfinite(power) & np.isfinite(loaded.score)
+    if not measured.any():
+        return None
+    score = loaded.score[measured]
+    return find_power_limits(power[measured], score >= np.median(score), params.power_sigma, params.min_power_margin)
+
+
 def _compute(loaded: _Loaded, params: ReviewParams, progress: Progress) -> _Judged:
     warnings: list[str] = []
-    split = None
     scored = np.isfinite(loaded.score)
     inside = loaded.junk != ""
     # What the edge cuts correlates less than what is whole, and does not gain as much from defocus; junk has scores of its own.
     choices = (scored & ~inside & ~loaded.crosses_edge, scored & ~inside)
     plain = next((one for one in choices if len(np.unique(loaded.score[one])) >= _LEAST_SCORES), scored)
-    if len(np.unique(loaded.score[plain])) >= _LEAST_SCORES:
-        split = split_scores(loaded.score[plain])
-    reference = plain & (loaded.score >= (split.threshold if split else -1.0))
-    score = calibrate_scores(loaded.score, loaded.group, reference, loaded.defocus)
-    power = calibrate_scores(loaded.power, loaded.group, reference, loaded.defocus)
+
+    def find_particles() -> tuple[tuple[float, float] | None, NDArray[np.bool_], NDArray[np.float64]]:
+        found = _find_anchor(loaded, plain)
+        particles = plain & (loaded.score >= (-1.0 if found is None else found[0]))
+        return found, particles, calibrate_scores(loaded.power, loaded.group, particles, loaded.defocus)
+
+    found, particles, power = find_particles()
+    usual = _find_power_limits(loaded, power, particles, params)
+    if usual is not None:
+        # So does what nobody saw to be junk, but has too much power.
+        plain = plain & (power <= usual.most)
+        found, particles, power = find_particles()
+    score = calibrate_scores(loaded.score, loaded.group, particles, loaded.defocus, None if found is None else found[0])
     limits = {
         "min_score": loaded.thresholds.get("score_calibrated", params.min_score),
         "min_power": loaded.thresholds.get("power_calibrated_min", params.min_power),
         "max_power": loaded.thresholds.get("power_calibrated", params.max_power),
     }
     given = [name for name, limit in limits.items() if limit is not None]
-    if limits["min_score"] is None and split is not None:
-        split = split_scores(score[plain])
-        least = find_noise_limit(score[plain], loaded.noise_peaks[plain], loaded.group[plain], _MOST_NOISE)
-        limits["min_score"] = split.threshold if least is None else max(split.threshold, least)
-        if split.separation < _CLEARLY_APART:
+    if limits["min_score"] is None and found is not None:
+        limits["min_score"], separation = found
+        if separation < _CLEARLY_APART:
             warnings.append(
-                f"the scores do not part clearly into noise and particles (separation {split.separation:.1f}); "
+                f"the scores do not part clearly into noise and particles (separation {separation:.1f}); "
                 f"the threshold {limits['min_score']:.2f} is a guess"
             )
     good = ~scored | (score >= (-np.inf if limits["min_score"] is None else limits["min_score"]))
-    measured = good & np.isfinite(power) & ~inside
-    if measured.any():
-        found = find_power_limits(power[measured], params.power_sigma, params.min_power_margin)
-        for name, limit in (("min_power", found.least), ("max_power", found.most)):
+    likely = _find_power_limits(loaded, power, good & ~inside, params)
+    if likely is not None:
+        for name, limit in (("min_power", likely.least), ("max_power", likely.most)):
             if limits[name] is None:
                 limits[name] = limit
     cuts = {
@@ -194,7 +223,7 @@ def _save(result: _Judged, inputs: Inputs, params: ReviewParams, folder: RunFold
 
 STAGE = DatasetStage(
     name="review",
-    version="6",
+    version="7",
     summary="Label candidates positive or negative by score and local power, calibrated against defocus.",
     params=ReviewParams,
     needs=("particles", "micrographs"),
