@@ -10,7 +10,15 @@ from torch.nn import functional
 from vitreous.ops.fourier import irfft2, rfft2
 from vitreous.ops.peaks import select_apart
 
-__all__ = ["BestCorrelation", "TemplateBank", "correlate_bank", "make_bank", "measure_local_deviation"]
+__all__ = [
+    "BestCorrelation",
+    "TemplateBank",
+    "correlate_bank",
+    "correlate_seen",
+    "fill_hidden",
+    "make_bank",
+    "measure_local_deviation",
+]
 
 _TAIL = 1e-3
 """Share of the bank's energy that the basis leaves out."""
@@ -38,7 +46,7 @@ class TemplateBank(NamedTuple):
 
 
 class BestCorrelation(NamedTuple):
-    """Of the templates of a bank, at each pixel; maps `(ny, nx)`."""
+    """Of the templates of a bank, at each pixel, maps `(ny, nx)`, or at some places."""
 
     score: Tensor
     """Best correlation; -1 where a coarser search showed that no peak is near."""
@@ -123,6 +131,39 @@ def _count_coarse(coefficients: Tensor) -> int:
     return int((_share_left_out(energies) > _COARSE_TAIL).sum())
 
 
+def fill_hidden(image: Tensor, hidden: Tensor, mask: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut out what is around some places, with what is to be hidden there made like the mean of the rest.
+
+    Parameters
+    ----------
+    image, hidden
+        `(ny, nx)`, and where it shows something else that must not count, `(ny, nx)`; both periodic.
+    mask
+        What counts around a place, 0 to 1, `(w, w)`.
+    places
+        Rows and columns, `(n, 2)`.
+
+    Returns
+    -------
+    tuple
+        Windows `(n, w, w)` of zero mean over what is seen, and the deviation there, `(n,)`; 0 where nothing is seen.
+    """
+    y, x = places.T
+    seen = mask * ~_view_windows(hidden.float(), len(mask))[y, x].bool()
+    windows = _view_windows(image, len(mask))[y, x]
+    n_seen = seen.sum(dim=(-2, -1)).clamp_min(1e-6)
+    mean = (windows * seen).sum(dim=(-2, -1)) / n_seen
+    filled = torch.where(seen > 0, windows - mean[:, None, None], 0.0)
+    return filled, ((filled.square() * seen).sum(dim=(-2, -1)) / n_seen).sqrt()
+
+
+def correlate_seen(image: Tensor, hidden: Tensor, bank: TemplateBank, places: Tensor) -> BestCorrelation:
+    """Correlate at some places `(n, 2)` as `correlate_bank` does, with what `fill_hidden` hides; results `(n,)`."""
+    filled, deviation = fill_hidden(image, hidden, bank.mask, places)
+    best, which = _find_best(filled.flatten(1) @ bank.basis.flatten(1).T, bank.coefficients)
+    return BestCorrelation(best / (bank.mask.sum().sqrt() * deviation.clamp_min(1e-12)), which, deviation)
+
+
 def measure_local_deviation(image: Tensor, mask: Tensor) -> Tensor:
     """Return the standard deviation of an image `(ny, nx)` under a mask `(w, w)` around each pixel; periodic."""
     image = image - image.mean()
@@ -161,12 +202,17 @@ def _find_coarse_peaks(coarse: Tensor, floor: float, apart_px: float) -> Tensor:
     return peaks[order][torch.from_numpy(~lower).to(peaks.device)]
 
 
+def _view_windows(image: Tensor, size: int) -> Tensor:
+    """Return the surroundings of every pixel of a periodic image, `(ny, nx, size, size)`; a view, not a copy."""
+    half = size // 2
+    padded = functional.pad(image[None, None], (half, half, half, half), mode="circular")[0, 0]
+    return padded.unfold(0, size, 1).unfold(1, size, 1)
+
+
 def _refine(image: Tensor, bank: TemplateBank, scale: Tensor, coarse_peaks: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores and templates around the peaks of a coarse map, -1 elsewhere."""
     shape = (image.shape[0], image.shape[1])
-    half = bank.mask.shape[0] // 2
-    padded = functional.pad(image[None, None], (half, half, half, half), mode="circular")[0, 0]
-    windows = padded.unfold(0, 2 * half + 1, 1).unfold(1, 2 * half + 1, 1)
+    windows = _view_windows(image, bank.mask.shape[0])
     basis = bank.basis.flatten(1).T
     score = torch.full_like(image, -1.0)
     index = torch.zeros(shape, dtype=torch.long, device=image.device)

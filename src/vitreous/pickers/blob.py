@@ -23,7 +23,7 @@ from vitreous.ops.extent import choose_extent, measure_extents
 from vitreous.ops.junk import find_junk, look_up_junk
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.templates import make_radial_window
-from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, match_templates
+from vitreous.pickers.matched import Candidates, FindHidden, MatchSettings, compute_window_size, match_templates
 
 __all__ = [
     "PICKING_SAMPLES",
@@ -170,9 +170,16 @@ def estimate_diameter(
     return DiameterEstimate(edge, _measure_extent(images, pixel_size_angstrom, disc, profile))
 
 
-def pick_blobs(image: Tensor, pixel_size_angstrom: float, profile: Tensor, settings: MatchSettings) -> Candidates:
-    """Find what looks like the learned radial profile."""
+def pick_blobs(
+    image: Tensor,
+    pixel_size_angstrom: float,
+    profile: Tensor,
+    settings: MatchSettings,
+    find_hidden: FindHidden | None = None,
+) -> Candidates:
+    """Find what looks like the learned radial profile; beside junk, where somebody looks for it, only what is none counts."""
     small, pixels = reduce_micrograph(image, pixel_size_angstrom, settings.diameter_angstrom)
     step = settings.diameter_angstrom / PICKING_SAMPLES / float(pixels.mean())
     template = make_radial_window(compute_window_size(settings, pixels), profile.to(small.device), step)
-    return match_templates(small, pixels, pixel_size_angstrom, [(template[None], torch.zeros(1))], settings)
+    bank = (template[None], torch.zeros(1))
+    return match_templates(small, pixels, pixel_size_angstrom, [bank], settings, find_hidden=find_hidden)

@@ -1,13 +1,14 @@
 """What all pickers that compare with templates share: from score maps to candidates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vitreous.ops.blobs import MASK_FRACTION
 from vitreous.ops.false_peaks import measure_noise_field
@@ -17,12 +18,14 @@ from vitreous.ops.template_bank import (
     BestCorrelation,
     TemplateBank,
     correlate_bank,
+    correlate_seen,
+    fill_hidden,
     make_bank,
     measure_local_deviation,
 )
 from vitreous.ops.whitening import estimate_noise_amplitude, expand_amplitude, whiten
 
-__all__ = ["Candidates", "MatchSettings", "compute_window_size", "estimate_noise", "match_templates"]
+__all__ = ["Candidates", "FindHidden", "MatchSettings", "compute_window_size", "estimate_noise", "match_templates"]
 
 _TILE_DIAMETERS, _LEAST_TILE_PX = 1.6, 16
 """Side of the tiles that the noise is measured in."""
@@ -34,6 +37,11 @@ micrographs full of particles are not told from them (beta-galactosidase, EMPIAR
 _QUIET, _N_QUIET = 0.1, 1_000_000
 _NOISE_SIDE_PX, _N_NOISE = 256, 20
 """Of the noise that is searched, and how many of its best peaks tell where the tail begins."""
+
+
+FindHidden = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+"""Given positions of candidates `(n, 2)` as (x, y) in the full micrograph, those most like a template first, tells where the
+micrograph shows junk, `(my, mx)`, which covers it at any resolution."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,9 @@ def _predict_noise_peaks(
 ) -> NDArray[np.float64]:
     """Return how many peaks of noise are expected to score as well as each candidate does with any template.
 
-    Noise with the colour that whitening left is searched like the micrograph. Above the best few peaks of it the number falls as the
-    sum over templates does; that sum itself is too much, since templates that are alike find the same peaks. Where most places of a
-    micrograph show more than noise, what is noise has the less contrast.
+    Noise with the colour that whitening left is searched like the micrograph. Above the best few peaks of it the number falls as
+    the sum over templates does; that sum itself is too much, since templates that are alike find the same peaks. Where most of a
+    micrograph shows more than noise, what is noise has the less contrast.
     """
     seeded = torch.Generator().manual_seed(0)
     shape = (_NOISE_SIDE_PX, _NOISE_SIDE_PX)
@@ -131,6 +139,12 @@ def _predict_noise_peaks(
     return np.asarray(deviation.numel() * counted)
 
 
+def _mark_beside(hidden: Tensor, elements: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Return which places `(n, 2)` are not hidden, but something in their surroundings is."""
+    near = functional.max_pool2d(hidden[None, None].float(), size, stride=1, padding=size // 2)[0, 0].bool() & ~hidden
+    return near.cpu().numpy()[elements[:, 0], elements[:, 1]]
+
+
 def match_templates(
     image: Tensor,
     pixels_angstrom: Tensor,
@@ -138,12 +152,15 @@ def match_templates(
     banks: Sequence[tuple[Tensor, Tensor]],
     settings: MatchSettings,
     plain: Tensor | None = None,
+    find_hidden: FindHidden | None = None,
 ) -> Candidates:
     """Find where a reduced micrograph looks like one of the templates, and as strongly.
 
     The score is the correlation times the local deviation over its median in the micrograph, up to a limit little above one:
     a faint fluctuation of the right shape, as every micrograph of low resolution is full of, is no particle, and what has much
     more contrast than most places is none the likelier to be one.
+
+    Beside junk, only what is no junk counts: its edge, half in the window, correlates with anything.
 
     Parameters
     ----------
@@ -161,6 +178,8 @@ def match_templates(
     plain
         The image before its noise was whitened, in which the local power is measured; None where it was not. How many peaks noise
         has is not known then.
+    find_hidden
+        Tells where junk is; None where nobody looks.
     """
     pixel = float(pixels_angstrom.mean())
     size = compute_window_size(settings, pixels_angstrom)
@@ -170,25 +189,37 @@ def match_templates(
     bank = make_bank(torch.cat([windows for windows, _ in banks]), mask)
     apart = settings.min_distance_fraction * settings.diameter_angstrom / pixel
     found, best = _score(image, bank, settings, apart)
-    numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
-    which = numbers.to(image.device)[found.which]
-    psi = torch.cat([angles for _, angles in banks]).to(image.device)[found.which]
+    strength = found.deviation if plain is None else measure_local_deviation(plain, mask)
     xy, elements = find_peaks(best, apart, settings.min_score)
-    y, x = torch.from_numpy(elements[:, 0]), torch.from_numpy(elements[:, 1])
-    score = best[y, x].double().cpu().numpy()
-    expected = np.full(len(score), np.nan)
-    deviation = found.deviation
+    xy = xy * (pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom)
+    places = torch.from_numpy(elements).to(image.device)
+    y, x = places.T
+    score, ncc, which = best[y, x], found.score[y, x], found.which[y, x]
+    relative = (strength / strength.median())[y, x]
+    if find_hidden is not None:
+        by_shape = torch.argsort(ncc, descending=True, stable=True).cpu().numpy()
+        hidden = torch.from_numpy(find_hidden(xy[by_shape])).to(image.device)[None, None].float()
+        hidden = functional.interpolate(hidden, (image.shape[0], image.shape[1]))[0, 0] > 0
+        beside = torch.from_numpy(_mark_beside(hidden, elements, size)).to(image.device)
+        seen = correlate_seen(image, hidden, bank, places[beside])
+        ncc[beside], which[beside] = seen.score, seen.which
+        score[beside] = seen.score * (seen.deviation / found.deviation.median()).clamp_max(_MOST_CONTRAST)
+        shown = seen.deviation if plain is None else fill_hidden(plain, hidden, mask, places[beside])[1]
+        relative[beside] = shown / strength.median()
+    order = torch.argsort(score, descending=True, stable=True)
+    order = order[score[order] >= settings.min_score]
+    numbers = torch.cat([torch.full((len(angles),), number) for number, (_, angles) in enumerate(banks)])
+    psi = torch.cat([angles for _, angles in banks])
+    scores, chosen = score[order].double().cpu().numpy(), which[order].cpu()
+    expected = np.full(len(scores), np.nan)
     if plain is not None:
-        deviation = measure_local_deviation(plain, mask)
-        expected = _predict_noise_peaks(score, image, found.deviation, banks, bank, settings, pixels_angstrom, apart)
-    power = 2 * torch.log10((deviation / deviation.median())[y, x])
-    scale = pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom
+        expected = _predict_noise_peaks(scores, image, found.deviation, banks, bank, settings, pixels_angstrom, apart)
     return Candidates(
-        xy * scale,
-        found.score[y, x].double().cpu().numpy(),
-        score,
-        power.double().cpu().numpy(),
+        xy[order.cpu().numpy()],
+        ncc[order].double().cpu().numpy(),
+        scores,
+        2 * torch.log10(relative[order].clamp_min(1e-6)).double().cpu().numpy(),
         expected,
-        which[y, x].cpu().numpy(),
-        psi[y, x].double().cpu().numpy(),
+        numbers[chosen].numpy(),
+        psi.cpu()[chosen].double().numpy(),
     )

@@ -12,7 +12,14 @@ from vitreous.ops.fourier import compute_frequency_2d, find_good_size, irfft2, r
 from vitreous.ops.templates import rotate_and_resample
 from vitreous.ops.whitening import whiten
 from vitreous.pickers.blob import reduce_micrograph
-from vitreous.pickers.matched import Candidates, MatchSettings, compute_window_size, estimate_noise, match_templates
+from vitreous.pickers.matched import (
+    Candidates,
+    FindHidden,
+    MatchSettings,
+    compute_window_size,
+    estimate_noise,
+    match_templates,
+)
 
 __all__ = ["Defocus", "TemplateSet", "pick_templates"]
 
@@ -77,6 +84,7 @@ def pick_templates(
     angle_step_deg: float,
     *,
     whitened: bool = True,
+    find_hidden: FindHidden | None = None,
 ) -> Candidates:
     """Find what looks like one of the class averages, in any orientation in the plane.
 
@@ -90,6 +98,8 @@ def pick_templates(
         Step of the templates' turns.
     whitened
         Whether image and templates are divided by the amplitude of the micrograph's noise: the best linear detector.
+    find_hidden
+        Tells where junk is, beside which only what is none counts; None where nobody looks.
     """
     small, pixels = reduce_micrograph(image, optics.pixel_size_angstrom, settings.diameter_angstrom)
     pixel, window = float(pixels.mean()), compute_window_size(settings, pixels)
@@ -117,4 +127,4 @@ def pick_templates(
         matched, plain = whiten(small, amplitude), small
         smooth = whiten(smooth, amplitude, 1 / scale)
     banks = [_make_windows(average, scale, box, angle_step_deg, window, ctf) for average in smooth]
-    return match_templates(matched, pixels, optics.pixel_size_angstrom, banks, settings, plain)
+    return match_templates(matched, pixels, optics.pixel_size_angstrom, banks, settings, plain, find_hidden)

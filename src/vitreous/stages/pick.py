@@ -18,12 +18,12 @@ from vitreous.io.images import write_picture
 from vitreous.io.mrc import read_mrc
 from vitreous.model.optics import Optics
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
-from vitreous.ops.junk import JunkMask, find_junk, look_up_junk
+from vitreous.ops.junk import JUNK_KINDS, JunkMask, find_junk, look_up_junk
 from vitreous.ops.subsets import choose_spread
 from vitreous.ops.templates import project_evenly
 from vitreous.pickers.blob import DiameterEstimate, estimate_diameter, learn_profile, pick_blobs
 from vitreous.pickers.contrast import Contrast, get_known_contrast, measure_contrast
-from vitreous.pickers.matched import Candidates, MatchSettings
+from vitreous.pickers.matched import Candidates, FindHidden, MatchSettings
 from vitreous.pickers.template import Defocus, TemplateSet, pick_templates
 from vitreous.stages.doubt import settle_defocus
 
@@ -283,20 +283,24 @@ class _Found:
 
 
 def _compute(loaded: _Loaded, params: PickParams) -> _Found:
-    candidates = _match(loaded, params)
-    if not params.find_junk:
-        return _Found(candidates, None)
-    # Contrast, which junk has much of, does not count here.
-    best = candidates.xy_px[np.argsort(-candidates.ncc, kind="stable")[: max(_LEAST_BEST, len(candidates.ncc) // 4)]]
-    item = loaded.item
-    return _Found(candidates, find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best))
+    item, masks = loaded.item, list[JunkMask]()
+
+    def find_hidden(likeliest_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+        best = likeliest_px[: max(_LEAST_BEST, len(likeliest_px) // 4)]
+        masks.append(find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best))
+        # What lies at the rim of a clump belongs to it.
+        return (masks[0].kinds > 0) & (masks[0].kinds != JUNK_KINDS.index("aggregate"))
+
+    candidates = _match(loaded, params, find_hidden if params.find_junk else None)
+    return _Found(candidates, masks[0] if masks else None)
 
 
-def _match(loaded: _Loaded, params: PickParams) -> Candidates:
+def _match(loaded: _Loaded, params: PickParams, find_hidden: FindHidden | None) -> Candidates:
     item = loaded.item
     settings = MatchSettings(item.diameter_angstrom, params.min_distance_fraction, params.min_score)
+    pixel = item.optics.pixel_size_angstrom
     if loaded.templates is None:
-        return pick_blobs(loaded.image, item.optics.pixel_size_angstrom, torch.tensor(item.profile), settings)
+        return pick_blobs(loaded.image, pixel, torch.tensor(item.profile), settings, find_hidden)
     defocus = None if item.defocus is None else Defocus(*item.defocus)
     return pick_templates(
         loaded.image,
@@ -306,6 +310,7 @@ def _match(loaded: _Loaded, params: PickParams) -> Candidates:
         settings,
         params.angle_step_deg,
         whitened=params.whiten,
+        find_hidden=find_hidden,
     )
 
 

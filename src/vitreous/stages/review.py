@@ -22,7 +22,7 @@ __all__ = ["STAGE", "ReviewParams"]
 
 _CLEARLY_APART = 2.0
 _LEAST_SCORES = 4
-_MOST_NOISE, _LITTLE_NOISE = 0.3, 0.01
+_MOST_NOISE, _LITTLE_NOISE = 0.3, 0.05
 """Share of the candidates down to the least score that noise may be expected to make; where it makes more, the scores were not
 parted where particles begin. Where it makes so little, candidates as rare as those where scores part may be particles."""
 _FORMER_SUBJECTS = {"ncc_calibrated": "score_calibrated"}
