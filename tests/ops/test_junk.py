@@ -84,6 +84,26 @@ def test_lumps_of_ice_are_found_and_little_else() -> None:
     assert (kinds[far] == "").mean() > 0.995
 
 
+def test_a_film_is_found_where_lumps_of_ice_are_everywhere() -> None:
+    image, centres = make_field(9)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for cx, cy in np.random.default_rng(3).uniform(0, SIDE, (16, 2)):
+        image -= 20 * np.sqrt(np.clip(1 - ((x - cx) ** 2 + (y - cy) ** 2) / 45**2, 0, None))
+    film = y > SIDE - 120 + 30 * np.cos(x / 150)
+    image[film] = np.random.default_rng(0).normal(-12, 1.5, int(film.sum()))
+    kinds = find(image, centres)
+    assert (kinds[film] != "").mean() > 0.97
+
+
+def test_ice_that_gets_much_thicker_over_some_particles_is_no_junk() -> None:
+    image, centres = make_field(10)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    corner = 12 / (1 + np.exp((np.hypot(x, y - SIDE) - 250) / (2 * RADIUS)))
+    kinds = find(image - corner, centres)
+    assert not (kinds == "carbon").any()
+    assert (kinds == "").mean() > 0.95
+
+
 def add_detailed_particles(image: np.ndarray, centres: np.ndarray, rng: np.random.Generator) -> None:
     """Add particles that show their detail alone, a tenth of their size, in place."""
     y, x = np.mgrid[:SIDE, :SIDE]

@@ -6,7 +6,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vitreous.ops.peaks import find_peaks
-from vitreous.ops.template_bank import correlate_bank, make_bank
+from vitreous.ops.template_bank import correlate_bank, correlate_seen, fill_hidden, make_bank
 from vitreous.ops.templates import rotate_and_resample
 
 SHAPE, SIZE = (84, 98), 15
@@ -94,3 +94,38 @@ def test_what_cannot_be_done_is_refused() -> None:
         make_bank(windows[:, :14, :14], mask[:14, :14])
     with pytest.raises(ValueError, match="even sides"):
         correlate_bank(image[:83], make_bank(windows, mask), 0.0)
+
+
+def test_with_nothing_hidden_places_correlate_as_in_the_whole_image() -> None:
+    image, windows, mask = make_case(5, 36)
+    bank = make_bank(windows, mask)
+    places = torch.tensor([[10, 10], [37, 22], [0, 0], [83, 97], [50, 50]])
+    expected = correlate_directly(image, windows, mask)[:, places[:, 0], places[:, 1]]
+    found = correlate_seen(image, torch.zeros(SHAPE, dtype=torch.bool), bank, places)
+    np.testing.assert_allclose(found.score, expected.max(axis=0), atol=0.02)
+
+
+def test_what_is_hidden_does_not_matter_and_what_is_seen_does() -> None:
+    image, windows, mask = make_case(1, 1)
+    # The first template's place, half of it beside something much stronger.
+    hidden = torch.zeros(SHAPE, dtype=torch.bool)
+    hidden[:, 13:17] = True
+    places = torch.tensor([[10, 10], [40, 12]])
+    bank = make_bank(windows, mask)
+    spoilt = [torch.where(hidden, level, image) for level in (-50.0, 80.0)]
+    one, other = (correlate_seen(each, hidden, bank, places) for each in spoilt)
+    for field in range(3):
+        torch.testing.assert_close(one[field], other[field])
+    weight = (mask.double() * ~hidden[3:18, 3:18]).numpy()
+    window, template = image[3:18, 3:18].double().numpy(), bank.basis[0].double().numpy()
+    centred = window - (window * weight).sum() / weight.sum()
+    deviation = np.sqrt((centred**2 * weight).sum() / weight.sum())
+    expected = (centred * template * (weight > 0)).sum() / np.sqrt(float(mask.sum())) / deviation
+    assert float(one.score[0]) == pytest.approx(expected, abs=1e-4)
+    assert float(one.score[0]) > 0.5 > correlate_bank(spoilt[0], bank, 0.0).score[10, 10]
+    filled, seen_deviation = fill_hidden(spoilt[0], hidden, mask, places)
+    assert float(filled[0][:, 10:14].abs().max()) == 0
+    assert float(seen_deviation[0]) == pytest.approx(deviation, rel=1e-4)
+    everything = fill_hidden(image, torch.ones(SHAPE, dtype=torch.bool), mask, places)
+    assert not everything[0].any()
+    assert not everything[1].any()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitreous.pickers.matched import MatchSettings, compute_window_size, match_templates
+from vitreous.pickers.matched import FindHidden, MatchSettings, compute_window_size, match_templates
 
 
 def make_template(shape: tuple[int, int], angle_deg: float) -> torch.Tensor:
@@ -23,12 +23,12 @@ SHAPE, PIXELS, ANGLES = (120, 160), torch.tensor([6.0, 5.0]), torch.tensor([0.0,
 SETTINGS = MatchSettings(100.0, 0.75, 0.2)
 
 
-def match(image: torch.Tensor, settings: MatchSettings = SETTINGS) -> Any:
+def match(image: torch.Tensor, settings: MatchSettings = SETTINGS, find_hidden: FindHidden | None = None) -> Any:
     bars = torch.stack([make_template(SHAPE, float(angle)) for angle in ANGLES])
     half = compute_window_size(settings, PIXELS) // 2
     bars = torch.roll(bars, (half, half), (1, 2))[:, : 2 * half + 1, : 2 * half + 1]
     spot = bars.amin(0, keepdim=True).square().neg()
-    return match_templates(image, PIXELS, 2.0, [(spot, torch.zeros(1)), (bars, ANGLES)], settings)
+    return match_templates(image, PIXELS, 2.0, [(spot, torch.zeros(1)), (bars, ANGLES)], settings, None, find_hidden)
 
 
 def plant(strength: Callable[[int], float] = lambda i: 1.0, noise: float = 0.05) -> torch.Tensor:
@@ -83,6 +83,35 @@ def test_faint_fluctuations_score_less_whatever_their_shape() -> None:
     assert len(faint) >= 2
     assert faint.max() < 0.15
     assert other.max() > 0.5
+
+
+def test_beside_junk_only_what_is_none_counts() -> None:
+    film = np.zeros((60, 80), bool)
+    film[:, 70:] = True
+    image = plant(noise=0.3)
+    # A bar beside it; the rest along the edge is noise.
+    image += torch.roll(make_template(SHAPE, 90.0), (70, 134), (0, 1))
+    image[:, 140:] += 6
+    asked = []
+
+    def find_hidden(likeliest_px: np.ndarray) -> np.ndarray:
+        asked.append(likeliest_px)
+        return film
+
+    settings = MatchSettings(100.0, 0.75, -1.0)
+    plain, found = match(image, settings), match(image, settings, find_hidden)
+    order = np.argsort(-plain.ncc, kind="stable")
+    np.testing.assert_allclose(asked[0], plain.xy_px[order])
+    # In the full micrograph, columns are 5 / 2 as far.
+    beside = [(one.xy_px[:, 0] > 130 * 2.5) & (one.xy_px[:, 0] < 139 * 2.5) for one in (plain, found)]
+    bar = [np.linalg.norm(one.xy_px - [135.8 * 2.5, 70 * 3], axis=1) < 2 for one in (plain, found)]
+    assert found.score[bar[1]] > 0.4
+    assert found.score[beside[1] & ~bar[1]].max() < 0.1 < 0.35 < plain.score[beside[0] & ~bar[0]].min()
+    assert found.power[beside[1]].max() < 0.5 < 1.5 < plain.power[beside[0]].min()
+    assert (np.diff(found.score) <= 0).all()
+    # What is far from it is as it was.
+    far = [one.xy_px[:, 0] < 110 * 2.5 for one in (plain, found)]
+    np.testing.assert_array_equal(found.score[far[1]], plain.score[far[0]])
 
 
 def test_nothing_to_find() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vitreous.errors import UserError
+from vitreous.errors import InputFileError, UserError
 from vitreous.io.mrc import read_mrc, write_mrc
 from vitreous.model.stage import Context, Inputs, RunFolder, Saved
 from vitreous.model.tables import check_table, complete_table
@@ -187,6 +187,12 @@ def test_templates_from_files(project: Path) -> None:
     assert set(found["ball.mrc"]["template"]) <= {1, 2, 3}
     with pytest.raises(UserError, match="--method template"):
         run(project, make_tables(), PickParams(templates="ball.mrc"))
+    # 1 Å is what programs write that do not know.
+    write_mrc(project / "unknown.mrcs", ball.sum(axis=0)[None], 1.0)
+    with pytest.raises(InputFileError, match=r"unknown\.mrcs.*1 Å.*--templates-pixel-size-angstrom"):
+        run(project, make_tables(), PickParams(method="template", templates="unknown.mrcs"))
+    params = PickParams(method="template", templates="unknown.mrcs", templates_pixel_size_angstrom=PIXEL)
+    assert run(project, make_tables(), params).tables["particles"].equals(found["ball.mrcs"])
 
 
 def test_bright_particles_are_the_dark_ones_of_the_inverted_image(project: Path, tmp_path: Path) -> None:

@@ -115,6 +115,34 @@ def test_calibrated_scores_have_no_trend_with_defocus() -> None:
         assert low < np.corrcoef(defocus, judged[name])[0, 1] < high
 
 
+def test_noise_of_weak_micrographs_is_not_taken_for_particles() -> None:
+    particles, kind = make_particles()
+    # Particles score from 0.25 to 0.5 with defocus, noise the same in all micrographs.
+    group = np.repeat(np.arange(N_MICROGRAPHS), N_EACH)
+    rng = np.random.default_rng(3)
+    score = np.where(kind == "noise", rng.normal(0.15, 0.02, len(kind)), rng.normal(0.25 + 0.03 * group, 0.025))
+    judged = run(particles.with_columns(score=pl.Series(score))).tables["particles"]
+    right = (judged["reason"].fill_null("") == "score").to_numpy() == (kind == "noise")
+    assert right.mean() > 0.985
+    true = judged.filter(pl.Series(kind == "particle"))
+    assert abs(np.corrcoef(group[kind == "particle"], true["score_calibrated"])[0, 1]) < 0.1
+
+
+def test_what_has_too_much_power_does_not_move_the_threshold() -> None:
+    particles, kind = make_particles()
+    rng = np.random.default_rng(1)
+    # As many pieces of junk as particles, that fill the valley between noise and particles.
+    junk = particles.filter(pl.Series(kind == "particle")).with_columns(
+        particle_id=pl.col("particle_id") + "j",
+        score=pl.Series(rng.uniform(0.2, 0.35, int((kind == "particle").sum()))),
+        power=pl.Series(rng.normal(1.0, 0.2, int((kind == "particle").sum()))),
+    )
+    both = run(pl.concat([particles, junk])).tables["particles"]
+    plain = run(particles).tables["particles"]
+    assert (both.head(particles.height)["label"] == plain["label"]).mean() > 0.99  # type: ignore[operator]
+    assert (both.tail(junk.height)["label"] == "negative").all()
+
+
 def test_people_override() -> None:
     particles, kind = make_particles()
     ids = particles["particle_id"].to_list()

@@ -186,10 +186,13 @@ PARTICLES = Table(
         Column(
             "noise_peaks",
             F,
-            "expected number of peaks of pure noise in its micrograph with at least its score; below two deviations of noise, "
-            "where it means little, that at two; null where the noise was not whitened",
+            "expected number of peaks of pure noise in its micrograph with at least its score; null where noise was not whitened",
         ),
-        Column("score_calibrated", F, "score less the trend of micrograph medians with defocus"),
+        Column(
+            "score_calibrated",
+            F,
+            "score without the trend of micrograph medians with defocus above the review's threshold",
+        ),
         Column("power_calibrated", F, "power less the trend of micrograph medians with defocus"),
         Column("template", I, "number of the best template"),
         Column("pick_psi_deg", F, "in-plane angle of the best template, degrees"),

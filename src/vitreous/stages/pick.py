@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vitreous.errors import InputFileError, UserError
-from vitreous.io.images import write_picture
+from vitreous.io.images import trust_pixel_size, write_picture
 from vitreous.io.mrc import read_mrc
 from vitreous.model.optics import Optics
 from vitreous.model.stage import Context, Inputs, Item, ItemStage, RunFolder, Saved, StageParams
@@ -70,6 +70,9 @@ class PickParams(StageParams):
         description="templates from a file instead of classes, protein bright: a stack of images .mrcs, or a map .mrc that is "
         "projected; relative to the project or absolute; with method template",
     )
+    templates_pixel_size_angstrom: float | None = Field(
+        None, gt=0, description="of templates from a file, Å; null: as its header says"
+    )
     template_views: int = Field(20, ge=1, le=500, description="projections of a map")
     min_distance_fraction: float = Field(0.75, gt=0, description="least distance of two candidates, in diameters")
     min_score: float = Field(0.0, ge=-1, le=2, description="`score` below which nothing is a candidate")
@@ -117,12 +120,16 @@ def _read_image(path: str, context: Context) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _read_templates(path: Path, n_views: int) -> TemplateSet:
+def _read_templates(path: Path, n_views: int, pixel_size_angstrom: float | None) -> TemplateSet:
     """Return the images of a stack, or projections of a map."""
     images, header = read_mrc(path)
-    if header.pixel_size_angstrom is None:
+    pixel_size_angstrom = pixel_size_angstrom or trust_pixel_size(header.pixel_size_angstrom)
+    if pixel_size_angstrom is None:
         raise InputFileError(
-            path, found="no pixel size in the header", expected="one", remedy="Write it into the header."
+            path,
+            found="no pixel size in the header, or 1 Å, as programs write that do not know it",
+            expected="the pixel size of the templates",
+            remedy="Give --templates-pixel-size-angstrom.",
         )
     if images.shape[-1] != images.shape[-2]:
         raise InputFileError(
@@ -134,7 +141,7 @@ def _read_templates(path: Path, n_views: int) -> TemplateSet:
     stack = torch.from_numpy(images.reshape(-1, *images.shape[-2:])).float()
     if path.suffix.lower() != ".mrcs" and len(stack) == stack.shape[-1]:
         stack = project_evenly(stack, n_views)
-    return TemplateSet(stack, header.pixel_size_angstrom)
+    return TemplateSet(stack, pixel_size_angstrom)
 
 
 def _get_diameter(inputs: Inputs, params: PickParams) -> float | None:
@@ -226,7 +233,9 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
         if params.method != "template":
             raise UserError("pick: templates were given, but the method is blob; add --method template")
         template_file = str(context.root / params.templates)
-        n_templates = len(_read_templates(Path(template_file), params.template_views).images)
+        n_templates = len(
+            _read_templates(Path(template_file), params.template_views, params.templates_pixel_size_angstrom).images
+        )
     elif chosen is None:
         profile = tuple(learn_profile(samples, pixel, diameter).cpu().tolist())
     return [
@@ -287,9 +296,10 @@ def _compute(loaded: _Loaded, params: PickParams) -> _Found:
 
     def find_hidden(likeliest_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         best = likeliest_px[: max(_LEAST_BEST, len(likeliest_px) // 4)]
-        masks.append(find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best))
+        mask = find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best)
+        masks.append(mask)
         # What lies at the rim of a clump belongs to it.
-        return (masks[0].kinds > 0) & (masks[0].kinds != JUNK_KINDS.index("aggregate"))
+        return np.isin(mask.kinds, [JUNK_KINDS.index("carbon"), JUNK_KINDS.index("ice")])
 
     candidates = _match(loaded, params, find_hidden if params.find_junk else None)
     return _Found(candidates, masks[0] if masks else None)
