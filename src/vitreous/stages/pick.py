@@ -273,7 +273,8 @@ def _plan(inputs: Inputs, params: PickParams, context: Context) -> Sequence[Micr
 def _load(item: MicrographItem, params: PickParams, context: Context) -> _Loaded:
     templates = None
     if item.template_file is not None:
-        templates = _read_templates(Path(item.template_file), params.template_views)
+        path = Path(item.template_file)
+        templates = _read_templates(path, params.template_views, params.templates_pixel_size_angstrom)
     elif item.class_stack is not None:
         stack, header = read_mrc(context.root / item.class_stack)
         averages = (
