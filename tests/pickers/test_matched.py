@@ -94,14 +94,15 @@ def test_beside_junk_only_what_is_none_counts() -> None:
     image[:, 140:] += 6
     asked = []
 
-    def find_hidden(likeliest_px: np.ndarray) -> np.ndarray:
-        asked.append(likeliest_px)
+    def find_hidden(likeliest_px: np.ndarray, ncc: np.ndarray) -> np.ndarray:
+        asked.append((likeliest_px, ncc))
         return film
 
     settings = MatchSettings(100.0, 0.75, -1.0)
     plain, found = match(image, settings), match(image, settings, find_hidden)
     order = np.argsort(-plain.ncc, kind="stable")
-    np.testing.assert_allclose(asked[0], plain.xy_px[order])
+    np.testing.assert_allclose(asked[0][0], plain.xy_px[order])
+    np.testing.assert_allclose(asked[0][1], plain.ncc[order])
     # In the full micrograph, columns are 5 / 2 as far.
     beside = [(one.xy_px[:, 0] > 130 * 2.5) & (one.xy_px[:, 0] < 139 * 2.5) for one in (plain, found)]
     bar = [np.linalg.norm(one.xy_px - [135.8 * 2.5, 70 * 3], axis=1) < 2 for one in (plain, found)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["JUNK_KINDS", "JunkMask", "find_junk", "look_up_junk"]
+__all__ = ["JUNK_KINDS", "JunkMask", "find_junk", "hide_junk", "look_up_junk"]
 
 JUNK_KINDS = ("", "carbon", "ice", "aggregate")
 """What the values of a mask mean."""
@@ -33,6 +33,9 @@ the window; a clump is what has more than the first, and what around it has more
 _NOISE_PERCENT, _KNOWN_EXCESS, _LEAST_EXCESS, _N_FIRST = 10.0, 1.3, 1.7, 10
 """Power over that of ice is known to be a particle's where it is so many times that of the median place, and the first so many
 candidates do not have much more; where not, a particle is taken to have the second."""
+_LEAST_BEST, _SHARE_OF_BEST = 5, 0.6
+"""Of candidates so many are taken for particles at least, and of the better quarter those with this share of the first few's
+correlation."""
 _LEAST_COARSE, _LEAST_CLUMP, _LEAST_DARK, _LEAST_ALONE, _LEAST_WIDE = 1.2, 0.5, 1.5, 6.0, 4.0
 """Least areas of regions, in squares of the diameter, of clumps that of their cores; the last two where the best candidates do
 not vary more than the rest of the micrograph: then it is not known how much particles vary, a few of them in empty ice stand
@@ -143,7 +146,7 @@ def _find_clumps(
     other, diameter
         What is junk already and does not count, `(my, mx)`, and the particle's diameter in its pixels.
     places
-        Rows and columns there of what probably are particles.
+        Rows and columns there of what probably are particles, in no junk.
     """
     detail, _ = _reduce(image, pixels)
     detail_px = diameter * math.sqrt(detail.size / other.size)
@@ -154,16 +157,14 @@ def _find_clumps(
         scipy.ndimage.gaussian_filter(values, _WINDOW * diameter) for values in (squares.numpy() * clear, clear)
     )
     inside = np.zeros(other.shape, bool)
-    known = ~other[places]
-    if not known.any():
-        return inside
     level = np.log(np.maximum(power, 1e-20) / np.maximum(weight, 1e-3))
     trend = _fit_trend(level)
     power = np.exp(level - trend + trend.mean())
     noise, usual = np.percentile(power[~other], [_NOISE_PERCENT, 50])
-    excess = (power[places] - noise)[known]
+    excess = power[places] - noise
     # Some of what probably are particles are clumps.
-    alone = float(np.median(excess[excess <= _MOST_ALONE * np.median(excess)]))
+    middle = np.median(excess)
+    alone = float(np.median(excess[excess <= max(middle, _MOST_ALONE * middle)]))
     is_known = alone >= _KNOWN_EXCESS * (usual - noise) and np.median(excess[:_N_FIRST]) <= _MOST_ALONE * alone
     particles = (power - noise) / (alone if is_known else _LEAST_EXCESS * (usual - noise))
     for core in _find_regions((particles > _CLUMP_CORE) & ~other, _LEAST_CLUMP * diameter**2):
@@ -186,7 +187,23 @@ def _has_steep_edge(region: NDArray[np.bool_], mean: NDArray[np.float32], diamet
     return bool(steep.mean() >= _EDGE_SHARE)
 
 
-def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: float, particles_px: Floats) -> JunkMask:
+def _choose_likely(candidates_px: Floats, correlation: Floats | None) -> Floats:
+    """Return the best candidates `(n, 2)`, which are best first, as far as they are nearly as good as the very best."""
+    if correlation is None:
+        return candidates_px
+    n = max(_LEAST_BEST, len(candidates_px) // 4)
+    level = _SHARE_OF_BEST * float(np.median(correlation[:_N_FIRST])) if len(correlation) else 0.0
+    good: NDArray[np.bool_] = correlation[:n] >= min(level, float(correlation.max(initial=0.0)))
+    return candidates_px[:n][good]
+
+
+def find_junk(
+    image: Tensor,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float,
+    candidates_px: Floats,
+    correlation: Floats | None = None,
+) -> JunkMask:
     """Find what cannot be ice with particles.
 
     Three signs are used, each measured under a window about as large as a particle: variations much coarser than a particle
@@ -201,8 +218,11 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
         Micrograph `(ny, nx)`, protein dark.
     pixel_size_angstrom, diameter_angstrom
         Of the micrograph and of the particle.
-    particles_px
-        Where particles probably are, `(n, 2)` as (x, y): the best candidates, best first; a little junk among them does no harm.
+    candidates_px
+        Where particles may be, `(n, 2)` as (x, y), best first.
+    correlation
+        Of each with what is looked for, `(n,)`: the best of them are taken for particles; a little junk among these does no harm.
+        None where all candidates probably are particles.
 
     Returns
     -------
@@ -214,7 +234,7 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
     kinds = np.zeros(small.shape, np.uint8)
     if small.std() == 0 or min(small.shape) < 2 * diameter:
         return JunkMask(kinds, scale)
-    row, column = _place(particles_px, scale, small.shape)
+    row, column = _place(_choose_likely(candidates_px, correlation), scale, small.shape)
 
     def measure(band: tuple[float, float]) -> tuple[NDArray[np.float32], bool]:
         """Return the deviation over what is usual, and whether particles set what is usual."""
@@ -245,16 +265,32 @@ def find_junk(image: Tensor, pixel_size_angstrom: float, diameter_angstrom: floa
         _keep_touching(core | shadow, core | scipy.ndimage.binary_erosion(absorbing))
     )
     both = scipy.ndimage.binary_opening(both, iterations=max(1, round(_SLIVER * diameter)))
-    if len(row):
-        clumps = _find_clumps(
-            image, diameter_angstrom / _DETAIL_SAMPLES / pixel_size_angstrom, both, diameter, (row, column)
-        )
+    outside = ~both[_place(candidates_px, scale, small.shape)]
+    if outside.any():
+        likely = _choose_likely(candidates_px[outside], None if correlation is None else correlation[outside])
+        detail_pixels = diameter_angstrom / _DETAIL_SAMPLES / pixel_size_angstrom
+        clumps = _find_clumps(image, detail_pixels, both, diameter, _place(likely, scale, small.shape))
         kinds[clumps] = JUNK_KINDS.index("aggregate")
     for region in _find_regions(both, 0):
         at_border = region[0].any() or region[-1].any() or region[:, 0].any() or region[:, -1].any()
         film = at_border and (region & absorbing).sum() > _CARBON_AREA * area
         kinds[region] = JUNK_KINDS.index("carbon" if film else "ice")
     return JunkMask(kinds, scale)
+
+
+def hide_junk(image: Tensor, mask: JunkMask) -> Tensor:
+    """Return a micrograph `(ny, nx)` with what is junk replaced by what is next to it, without its noise."""
+    inside = mask.kinds > 0
+    if not inside.any() or inside.all():
+        return image
+    small = functional.adaptive_avg_pool2d(image[None, None].float(), inside.shape)[0, 0].cpu().numpy()
+    near = scipy.ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
+    smooth = scipy.ndimage.gaussian_filter(np.where(inside, small[tuple(near)], small), _WINDOW * _SAMPLES)
+    fill, hidden = (
+        functional.interpolate(torch.from_numpy(values)[None, None].to(image.device), image.shape, mode=mode)[0, 0]
+        for values, mode in ((smooth, "bilinear"), (inside.astype(np.float32), "nearest"))
+    )
+    return torch.where(hidden > 0, fill.to(image.dtype), image)
 
 
 def look_up_junk(mask: JunkMask, xy_px: Floats) -> NDArray[np.str_]:

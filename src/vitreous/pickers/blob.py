@@ -20,7 +20,7 @@ from vitreous.ops.blobs import (
 from vitreous.ops.boxes import extract_boxes, normalise_boxes, remove_outliers
 from vitreous.ops.class_halves import add_images, average_halves, make_empty_sums
 from vitreous.ops.extent import choose_extent, measure_extents
-from vitreous.ops.junk import find_junk, look_up_junk
+from vitreous.ops.junk import find_junk, hide_junk, look_up_junk
 from vitreous.ops.peaks import find_peaks
 from vitreous.ops.templates import make_radial_window
 from vitreous.pickers.matched import Candidates, FindHidden, MatchSettings, compute_window_size, match_templates
@@ -79,9 +79,11 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
     for image in images:
         small, pixels = reduce_micrograph(image, pixel_size_angstrom, diameter_angstrom)
         pixel = float(pixels.mean())
-        elements = find_peaks(correlate_disc(small, diameter_angstrom / pixel), 0.8 * diameter_angstrom / pixel, 0.0)[1]
+        dark = correlate_disc(small, diameter_angstrom / pixel)
+        elements = find_peaks(dark, 0.8 * diameter_angstrom / pixel, 0.0)[1]
         xy = elements[:, ::-1] * (pixels.flip(0).double().numpy() / pixel_size_angstrom)
-        junk = find_junk(image, pixel_size_angstrom, diameter_angstrom, xy[: max(5, len(xy) // 4)])
+        correlation = dark.double().cpu().numpy()[elements[:, 0], elements[:, 1]]
+        junk = find_junk(image, pixel_size_angstrom, diameter_angstrom, xy, correlation)
         elements = elements[look_up_junk(junk, xy) == ""][:_N_BEST]
         radius = math.ceil(radii[-1] / pixel)
         profile = measure_radial_profile(small, elements, radius).cpu().numpy()
@@ -93,7 +95,7 @@ def learn_profile(images: Sequence[Tensor], pixel_size_angstrom: float, diameter
 def _cut_windows(image: Tensor, pixel_size_angstrom: float, disc_angstrom: float, profile: Tensor) -> Tensor:
     """Return what the disc finds best, protein bright, with much around it."""
     found = pick_blobs(image, pixel_size_angstrom, profile, MatchSettings(disc_angstrom, 0.9, 0.0))
-    junk = find_junk(image, pixel_size_angstrom, disc_angstrom, found.xy_px[: max(5, len(found.score) // 4)])
+    junk = find_junk(image, pixel_size_angstrom, disc_angstrom, found.xy_px, found.score)
     box = 2 * round(_BOX_DISCS * disc_angstrom / pixel_size_angstrom / 2)
     room = np.array([image.shape[1], image.shape[0]]) - box / 2
     usable = (look_up_junk(junk, found.xy_px) == "") & ((found.xy_px > box / 2) & (found.xy_px < room)).all(axis=1)
@@ -160,8 +162,9 @@ def estimate_diameter(
     middle, nowhere = math.sqrt(low_angstrom * high_angstrom), np.empty((0, 2))
     scores = torch.zeros(len(diameters))
     for image in images:
-        junk = torch.from_numpy(find_junk(image, pixel_size_angstrom, middle, nowhere).kinds > 0).to(image.device)
-        scores += score_diameters(image, pixel_size_angstrom, diameters, junk).cpu()
+        junk = find_junk(image, pixel_size_angstrom, middle, nowhere)
+        covered = torch.from_numpy(junk.kinds > 0).to(image.device)
+        scores += score_diameters(hide_junk(image, junk), pixel_size_angstrom, diameters, covered).cpu()
     disc = diameters[int(scores.argmax())]
     profile = learn_profile(images, pixel_size_angstrom, disc)
     outer = find_outer_diameter(profile, disc / PICKING_SAMPLES)

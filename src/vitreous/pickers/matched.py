@@ -39,9 +39,9 @@ _NOISE_SIDE_PX, _N_NOISE = 256, 20
 """Of the noise that is searched, and how many of its best peaks tell where the tail begins."""
 
 
-FindHidden = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
-"""Given positions of candidates `(n, 2)` as (x, y) in the full micrograph, those most like a template first, tells where the
-micrograph shows junk, `(my, mx)`, which covers it at any resolution."""
+FindHidden = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
+"""Given positions of candidates `(n, 2)` as (x, y) in the full micrograph, those most like a template first, and their
+correlation `(n,)`, tells where the micrograph shows junk, `(my, mx)`, which covers it at any resolution."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,8 @@ def match_templates(
     relative = (strength / strength.median())[y, x]
     if find_hidden is not None:
         by_shape = torch.argsort(ncc, descending=True, stable=True).cpu().numpy()
-        hidden = torch.from_numpy(find_hidden(xy[by_shape])).to(image.device)[None, None].float()
+        junk = find_hidden(xy[by_shape], ncc.double().cpu().numpy()[by_shape])
+        hidden = torch.from_numpy(junk).to(image.device)[None, None].float()
         hidden = functional.interpolate(hidden, (image.shape[0], image.shape[1]))[0, 0] > 0
         beside = torch.from_numpy(_mark_beside(hidden, elements, size)).to(image.device)
         seen = correlate_seen(image, hidden, bank, places[beside])

@@ -29,7 +29,7 @@ from vitreous.stages.doubt import settle_defocus
 
 __all__ = ["STAGE", "PickParams"]
 
-_N_SAMPLE, _LEAST_BEST = 6, 5
+_N_SAMPLE = 6
 _DIAMETERS_DIFFER = 0.15
 _LEAST_PX, _LARGEST_FRACTION = 10, 0.2
 _BAD = (
@@ -295,9 +295,8 @@ class _Found:
 def _compute(loaded: _Loaded, params: PickParams) -> _Found:
     item, masks = loaded.item, list[JunkMask]()
 
-    def find_hidden(likeliest_px: NDArray[np.float64]) -> NDArray[np.bool_]:
-        best = likeliest_px[: max(_LEAST_BEST, len(likeliest_px) // 4)]
-        mask = find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, best)
+    def find_hidden(xy_px: NDArray[np.float64], ncc: NDArray[np.float64]) -> NDArray[np.bool_]:
+        mask = find_junk(loaded.image, item.optics.pixel_size_angstrom, item.diameter_angstrom, xy_px, ncc)
         masks.append(mask)
         # What lies at the rim of a clump belongs to it.
         return np.isin(mask.kinds, [JUNK_KINDS.index("carbon"), JUNK_KINDS.index("ice")])
