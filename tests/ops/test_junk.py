@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vitreous.io.coordinates import read_coordinates
-from vitreous.ops.junk import JUNK_KINDS, find_junk, look_up_junk
+from vitreous.ops.junk import JUNK_KINDS, JunkMask, find_junk, hide_junk, look_up_junk
 
 SIDE, PIXEL, DIAMETER = 700, 4.0, 120.0
 RADIUS = DIAMETER / PIXEL / 2
@@ -136,6 +136,37 @@ def test_a_few_particles_in_empty_ice_are_no_junk() -> None:
     add_detailed_particles(image, few, rng)
     candidates = np.vstack([few, rng.uniform(RADIUS, SIDE - RADIUS, (50, 2))])
     assert (look_up_junk(find_junk(torch.from_numpy(image), PIXEL, DIAMETER, candidates), few) == "").all()
+
+
+def test_particles_are_the_candidates_nearly_as_good_as_the_best() -> None:
+    rng = np.random.default_rng(3)
+    image, spread = make_field(11, 0)[0], make_field(12, 9)[1]
+    ring = np.arange(5) * 2 * np.pi / 5
+    group = np.array([350.0, 350.0]) + 2.2 * RADIUS * np.column_stack([np.cos(ring), np.sin(ring)])
+    few = np.vstack([spread[np.linalg.norm(spread - [350, 350], axis=1) > 6 * RADIUS], group])
+    add_detailed_particles(image, few, rng)
+    candidates = np.vstack([few, rng.uniform(RADIUS, SIDE - RADIUS, (150, 2))])
+    correlation = np.concatenate([rng.uniform(0.4, 0.5, len(few)), np.sort(rng.uniform(0.1, 0.22, 150))[::-1]])
+    found = find_junk(torch.from_numpy(image), PIXEL, DIAMETER, candidates, correlation)
+    assert (look_up_junk(found, few) == "").all()
+    # Had a quarter of all been taken for particles, most of these would be noise, and the group would stand out.
+    quarter = find_junk(torch.from_numpy(image), PIXEL, DIAMETER, candidates[: len(candidates) // 4])
+    assert (look_up_junk(quarter, group) == "aggregate").any()
+
+
+def test_hidden_junk_looks_like_what_is_next_to_it() -> None:
+    image = torch.from_numpy(make_field(13)[0] + np.linspace(-20, 20, SIDE)[:, None]).float()
+    spoilt = image.clone()
+    spoilt[300:400, 200:330] -= 500
+    kinds = np.zeros((SIDE // 10, SIDE // 10), np.uint8)
+    kinds[29:41, 19:34] = JUNK_KINDS.index("ice")
+    cleaned = hide_junk(spoilt, JunkMask(kinds, (10.0, 10.0)))
+    outside = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    outside[290:410, 190:340] = False
+    assert torch.equal(cleaned[outside], image[outside])
+    smooth = torch.from_numpy(np.linspace(-20, 20, SIDE)).float()[:, None].expand(SIDE, SIDE)
+    assert float((cleaned - smooth)[~outside].abs().max()) < 6
+    assert hide_junk(image, JunkMask(np.zeros_like(kinds), (10.0, 10.0))) is image
 
 
 def test_places_are_looked_up_in_pixels_of_the_micrograph() -> None:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from vitreous.io.coordinates import read_coordinates
-from vitreous.ops.blobs import find_outer_diameter
+from vitreous.ops.blobs import find_outer_diameter, score_diameters
+from vitreous.ops.junk import JunkMask, hide_junk
 from vitreous.ops.matching import match_points
 from vitreous.pickers.blob import PICKING_SAMPLES, estimate_diameter, learn_profile, pick_blobs, reduce_micrograph
 from vitreous.pickers.matched import MatchSettings
@@ -24,6 +25,25 @@ def test_diameter_is_estimated(plant: Plant, diameter: float, noise: float) -> N
     planted = [plant(diameter, noise=noise, seed=seed) for seed in range(2)]
     found = estimate_diameter([one.image for one in planted], planted[0].pixel_size_angstrom, 50, 350)
     assert found.diameter_angstrom == pytest.approx(diameter, rel=0.15)
+
+
+def test_hidden_lumps_of_ice_say_nothing_of_the_diameter(plant: Plant) -> None:
+    """Lumps show bright rims, which count against dark particles."""
+    diameters, change = [80.0, 110.0, 150.0, 200.0], {}
+    planted = plant(140.0, noise=5.0, pitch=3.5, shape=(1000, 1000))
+    image = planted.image.clone()
+    rows, columns = np.mgrid[:1000, :1000]
+    kinds = np.zeros((200, 200), np.uint8)
+    for cx, cy in np.random.default_rng(0).uniform(100, 900, (8, 2)):
+        distance = np.hypot(columns - cx, rows - cy)
+        lump = 80 * (distance < 45) - 40 * ((distance >= 45) & (distance < 60))
+        image -= torch.from_numpy(lump).float()
+        kinds[distance[2::5, 2::5] < 65] = 2
+    junk, covered = JunkMask(kinds, (5.0, 5.0)), torch.from_numpy(kinds > 0)
+    clean = score_diameters(planted.image, 2.5, diameters, covered)
+    for name, one in (("as it is", image), ("hidden", hide_junk(image, junk))):
+        change[name] = (score_diameters(one, 2.5, diameters, covered) - clean).abs().max()
+    assert change["hidden"] < 0.03 < 0.06 < change["as it is"]
 
 
 def test_profile_does_not_depend_on_the_pixel_size(plant: Plant) -> None:

@@ -27,6 +27,8 @@ MASK_FRACTION = 0.7
 _CLIP_SIGMA = 6.0
 _STEP = 1.15
 _LEAST_PLACES = 15
+_MOST_COVERED = 0.2
+"""Share of the square around a disc that may be junk."""
 
 
 def _reduce(
@@ -97,7 +99,7 @@ def score_diameters(
     Noise and ice are bright as often as dark, at any length; particles are dark, and many. The measure is the median correlation
     with dark discs at the best places (as many as would cover a tenth of the image; where that is few, more, so that some lumps
     of ice are not the half of them) less that with bright discs at their best places.
-    Where `junk` `(my, mx)`, which covers the image, is true, nothing is looked for.
+    Where `junk` `(my, mx)`, which covers the image, is true, or is so for much of what is around, nothing is looked for.
     """
     shape = (image.shape[0], image.shape[1])
     spectrum = rfft2(image - image.mean())
@@ -108,7 +110,10 @@ def score_diameters(
         correlation = correlate_disc(small, diameter / pixel)
         room = small.numel() * (pixel / diameter) ** 2
         if junk is not None:
-            covered = functional.interpolate(junk[None, None].float(), small.shape, mode="nearest")[0, 0] > 0
+            covered = functional.interpolate(junk[None, None].float(), small.shape, mode="nearest")
+            around = 2 * round(diameter / pixel / 2) + 1
+            share = functional.avg_pool2d(covered, around, stride=1, padding=around // 2)[0, 0]
+            covered = (covered[0, 0] > 0) | (share > _MOST_COVERED)
             correlation = torch.where(covered, 0.0, correlation)
             room *= 1 - float(covered.float().mean())
         n_best = max(5, int(0.1 * room), int(min(_LEAST_PLACES, 0.3 * room)))
