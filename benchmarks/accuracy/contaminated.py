@@ -3,8 +3,8 @@
 python benchmarks/accuracy/contaminated.py apoferritin glua3-ntd ../shared/data/models/4v5d.cif.gz
 
 Six micrographs of every model, clean and with lumps and crystals of ice, clumps of particles and, in two of them, carbon; without
-a template, then with the class averages of that, and with those of that again (the recipe `loop`, which stops where classes get no
-better). Writes benchmarks/results/contaminated.md after every case; rows of models that
+a template, then with the class averages of that, and with those of that again (the recipe `loop`, which stops where classes get
+no better). Writes benchmarks/results/contaminated.md after every case; rows of models that
 are not named stay.
 """
 
@@ -93,7 +93,8 @@ def measure(entry: SimulatedEntry, folder: Path, name: str, number: int) -> str:
         for kind in ("clumps", "all else")
     ]
     return (
-        f"| {name} | {number}, {particles['picker'][0]} | {particles['diameter_angstrom'][0]:.0f} ({entry.diameter_angstrom:.0f}) "
+        f"| {name} | {number}, {particles['picker'][0]} "
+        f"| {particles['diameter_angstrom'][0]:.0f} ({entry.diameter_angstrom:.0f}) "
         f"| {hits / kept:.3f} | {hits / wanted:.3f} | {2 * hits / (kept + wanted):.3f} | {rms:.3f} "
         f"| {' | '.join(shares)} | {lost / found:.1%} |"
     )
@@ -112,8 +113,8 @@ def main() -> None:
         "up negative. Lost: true ones that end up negative, except at the border. Micrographs that curation leaves out count as",
         "missed.",
         "",
-        "| case | round, picker | diameter, Å (truth) | precision | recall | F1 | centre error, diameters (RMS) | removed in clumps "
-        "| in ice and carbon | lost |",
+        "| case | round, picker | diameter, Å (truth) | precision | recall | F1 | centre error, diameters (RMS) "
+        "| removed in clumps | in ice and carbon | lost |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     names = [Path(model).name.split(".")[0] for model in arguments.models]
