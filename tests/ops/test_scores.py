@@ -91,6 +91,17 @@ def test_a_bent_trend_is_taken_out() -> None:
     assert np.ptp(medians) < 0.05 < 0.3 < np.ptp([np.median(values[group == i]) for i in range(len(defocus))])
 
 
+def test_a_micrograph_far_off_is_not_stretched_by_what_bends_elsewhere() -> None:
+    _, group, defocus = make_trend(16)
+    rng = np.random.default_rng(4)
+    values = rng.normal(0.0, 0.01, len(group)) + 0.75 - 1e-9 * (defocus[group] - 3e4) ** 2
+    far = int(defocus.argmax())
+    defocus[far] = 9e4
+    calibrated = calibrate_scores(values, group, np.ones(len(values), bool), defocus, 0.1)
+    medians = [np.median(calibrated[group == i]) for i in range(len(defocus))]
+    assert medians[far] == pytest.approx(np.median(medians), abs=0.05)
+
+
 def test_a_valley_of_few_values_is_known_to_be_broad() -> None:
     rng = np.random.default_rng(0)
     few, many = (

@@ -116,6 +116,6 @@ def test_beside_junk_only_what_is_none_counts() -> None:
 
 
 def test_nothing_to_find() -> None:
-    found = match(plant(), MatchSettings(100.0, 0.75, 2.1))
+    found = match(plant(), MatchSettings(100.0, 0.75, 2.1), lambda xy_px, ncc: np.ones((6, 8), bool))
     assert found.xy_px.shape == (0, 2)
     assert len(found.ncc) == len(found.score) == len(found.power) == len(found.template) == len(found.psi_deg) == 0

@@ -24,6 +24,7 @@ _LEAST_GAIN = 10.0
 """Of the Bayesian information criterion of two populations over one, for two to be believed."""
 
 _LEAST_STRETCH = 0.2
+"""Of the usual distance of particles from the anchor, what it is taken for where it is less."""
 _BANDWIDTH, _N_DENSITY, _N_TREND = 0.15, 20_000, 1_000
 _OUTLIER_SIGMA, _LEAST_BENT, _TREND_ROUNDS = 3.0, 5, 3
 """Robust deviations from the trend beyond which a micrograph does not count for it."""
@@ -249,10 +250,14 @@ def calibrate_scores(
     trend = _fit_trend(defocus[used], medians[used])
     middle = float(np.median(defocus[known]))
     usual = float(trend(middle))
-    at = np.where(np.isfinite(defocus), trend(np.nan_to_num(defocus, nan=middle)), usual)
+    # A parabola says nothing beyond what it was fitted to.
+    low, high = trend.domain if trend.degree() > 1 else (-np.inf, np.inf)
+    at = trend(np.clip(np.where(np.isfinite(defocus), defocus, middle), low, high))
     if anchor is None:
         calibrated: Values = values - (at - usual)[group]
         return calibrated
+    if usual <= anchor:
+        return values
     stretched: Values = anchor + (values - anchor) / np.maximum((at - anchor) / (usual - anchor), _LEAST_STRETCH)[group]
     return stretched
 
