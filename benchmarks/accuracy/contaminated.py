@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from vitreous.simulate.settings import SimulationSettings
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIDE = 1536
 GIVEN = {"glua3-ntd"}
-"""Models whose diameter is given: the lobes of this one are taken for the particle."""
+"""Models that are picked again with their diameter given: the lobes of this one can be taken for the particle."""
 
 
 def call(*words: str | float | Path) -> None:
@@ -108,7 +109,7 @@ def main() -> None:
     lines = [
         "# Picking simulated micrographs, clean and contaminated, unattended",
         "",
-        f"No diameter (but of {', '.join(sorted(GIVEN))}), threshold or template is given. Matched one to one within half a",
+        "No diameter (but where it is said), threshold or template is given. Matched one to one within half a",
         "diameter; half a diameter at the border is left out. Removed: candidates in planted junk that are no particle and end",
         "up negative. Lost: true ones that end up negative, except at the border. Micrographs that curation leaves out count as",
         "missed.",
@@ -122,13 +123,13 @@ def main() -> None:
     lines += [line for line in kept[2:] if line[2:].split(",")[0] not in names]
     with tempfile.TemporaryDirectory() as temporary:
         for model, short in zip(arguments.models, names, strict=True):
-            for contaminated in (False, True):
-                name = f"{short}, {'contaminated' if contaminated else 'clean'}"
-                folder = Path(temporary) / name.replace(", ", "-")
+            for contaminated, given in product((False, True), (False, True) if short in GIVEN else (False,)):
+                name = f"{short}, {'contaminated' if contaminated else 'clean'}{', diameter given' if given else ''}"
+                folder = Path(temporary) / name.replace(", ", "-").replace(" ", "-")
                 entry = simulate(folder, model, contaminated)
                 call("new", folder / "project", "--micrographs", folder / "*.mrc", "--pixel-size",
                      entry.settings.pixel_size_angstrom, "--voltage", 300, "--cs", 2.7, "--amplitude-contrast", 0.07,
-                     "--recipe", "loop", *(("--diameter", entry.diameter_angstrom) if short in GIVEN else ()))  # fmt: skip
+                     "--recipe", "loop", *(("--diameter", entry.diameter_angstrom) if given else ()))  # fmt: skip
                 call("run", folder / "project", "--until", "review:3")
                 reviews = sorted((folder / "project" / "runs").glob("*-review"))
                 lines += [measure(entry, review, name, number) for number, review in enumerate(reviews, 1)]
