@@ -27,12 +27,14 @@ def templates(draw: Draw) -> TemplateSet:
     return TemplateSet(torch.from_numpy(images).float(), TEMPLATE_PIXEL)
 
 
-def pick(planted: Any, templates: TemplateSet, defocus_angstrom: float | None, whitened: bool = True) -> Candidates:
+def pick(
+    planted: Any, templates: TemplateSet, defocus_angstrom: float | None, whitened: bool = True, min_score: float = 0.0
+) -> Candidates:
     optics = Optics(
         pixel_size_angstrom=planted.pixel_size_angstrom, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1
     )
     defocus = None if defocus_angstrom is None else Defocus(defocus_angstrom, defocus_angstrom, 0.0, 0.0)
-    settings = MatchSettings(DIAMETER, 0.75, 0.0)
+    settings = MatchSettings(DIAMETER, 0.75, min_score)
     return pick_templates(planted.image, optics, defocus, templates, settings, 15.0, whitened=whitened)
 
 
@@ -112,3 +114,12 @@ def test_noise_has_as_many_candidates_as_they_say(plant: Plant, templates: Templ
     assert np.sum(counts, axis=0)[2] >= 24 / 2
     plain = pick(plant(DIAMETER), templates, None, whitened=False)
     assert np.isnan(plain.noise_peaks).all()
+
+
+def test_what_is_expected_of_noise_does_not_depend_on_the_least_score(plant: Plant, templates: TemplateSet) -> None:
+    planted = plant(DIAMETER, kind="lobes", noise=1.5)
+    every, best = (pick(planted, templates, planted.defocus_angstrom, min_score=least) for least in (0.0, 0.3))
+    n = len(best.score)
+    assert 0 < n < len(every.score)
+    np.testing.assert_allclose(best.noise_peaks, every.noise_peaks[:n], rtol=0.05)
+    assert (best.noise_peaks > 0).all()

@@ -85,11 +85,9 @@ def estimate_noise(image: Tensor, settings: MatchSettings, pixels_angstrom: Tens
         return torch.ones(half + 1, device=image.device)
 
 
-def _score(
-    image: Tensor, bank: TemplateBank, settings: MatchSettings, apart_px: float
-) -> tuple[BestCorrelation, Tensor]:
+def _score(image: Tensor, bank: TemplateBank, floor: float, apart_px: float) -> tuple[BestCorrelation, Tensor]:
     """Return the best correlation at each pixel, and that times the contrast up to its limit."""
-    found = correlate_bank(image, bank, settings.min_score, apart_px=apart_px)
+    found = correlate_bank(image, bank, floor, apart_px=apart_px)
     relative = found.deviation / found.deviation.median()
     return found, found.score * relative.clamp_max(_MOST_CONTRAST)
 
@@ -121,8 +119,8 @@ def _predict_noise_peaks(
     noise = whiten(noise, estimate_noise(noise, settings, pixels_angstrom))
     left = estimate_noise(image, settings, pixels_angstrom)
     noise = irfft2(rfft2(noise) * expand_amplitude(left, shape), shape)
-    found, scored = _score(noise, bank, settings, apart_px)
-    y, x = find_peaks(scored, apart_px, settings.min_score)[1].T
+    found, scored = _score(noise, bank, 0.0, apart_px)
+    y, x = find_peaks(scored, apart_px, 0.0)[1].T
     peaks = scored.double().cpu().numpy()[y, x]
     score = score * max(1.0, _measure_quiet(found.deviation) / _measure_quiet(deviation))
     counted = np.searchsorted(-peaks, -score, side="right") / _NOISE_SIDE_PX**2
@@ -188,7 +186,7 @@ def match_templates(
     mask = (MASK_FRACTION * settings.diameter_angstrom / pixel - distance + 0.5).clamp(0, 1)
     bank = make_bank(torch.cat([windows for windows, _ in banks]), mask)
     apart = settings.min_distance_fraction * settings.diameter_angstrom / pixel
-    found, best = _score(image, bank, settings, apart)
+    found, best = _score(image, bank, settings.min_score, apart)
     strength = found.deviation if plain is None else measure_local_deviation(plain, mask)
     xy, elements = find_peaks(best, apart, settings.min_score)
     xy = xy * (pixels_angstrom.flip(0).double().numpy() / full_pixel_angstrom)
