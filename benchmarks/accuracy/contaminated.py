@@ -4,8 +4,7 @@ python benchmarks/accuracy/contaminated.py apoferritin glua3-ntd ../shared/data/
 
 Six micrographs of every model, clean and with lumps and crystals of ice, clumps of particles and, in two of them, carbon; without
 a template, then with the class averages of that, and with those of that again (the recipe `loop`, which stops where classes get
-no better). Writes benchmarks/results/contaminated.md after every case; rows of models that
-are not named stay.
+no better). Writes benchmarks/results/contaminated.md after every case; rows of models that are not named stay.
 """
 
 import argparse

@@ -27,7 +27,8 @@ _LEAST_STRETCH = 0.2
 """Of the usual distance of particles from the anchor, what it is taken for where it is less."""
 _BANDWIDTH, _N_DENSITY, _N_TREND = 0.15, 20_000, 1_000
 _OUTLIER_SIGMA, _LEAST_BENT, _TREND_ROUNDS = 3.0, 5, 3
-"""Robust deviations from the trend beyond which a micrograph does not count for it."""
+"""Robust deviations from the trend beyond which a micrograph does not count for it, how many micrographs a parabola needs at
+least, and how often what counts is chosen anew."""
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,9 @@ def calibrate_scores(
     Returns
     -------
     ndarray
-        Scores less the line through the medians (robust), plus its value at the median defocus; with an anchor, what they are
-        above it over what the line is, times what that is at the median defocus. As given where
-        fewer than six micrographs have a median and a defocus, or all have the same.
+        Scores less the trend of the medians (robust), plus its value at the median defocus; with an anchor, what they are above
+        it over what the trend is, times what that is at the median defocus. As given where fewer than six micrographs have a
+        median and a defocus, all have the same, or the trend does not reach the anchor.
     """
     chosen = np.nonzero(reference)[0]
     chosen = chosen[np.argsort(group[chosen], kind="stable")]

@@ -35,9 +35,9 @@ _MOST_CONTRAST = 1.15
 micrographs full of particles are not told from them (beta-galactosidase, EMPIAR-10017)."""
 
 _QUIET, _N_QUIET = 0.1, 1_000_000
+"""Share of the places that are taken for noise alone, and of how many places at most it is found."""
 _NOISE_SIDE_PX, _N_NOISE = 256, 20
-"""Of the noise that is searched, and how many of its best peaks tell where the tail begins."""
-
+"""Side of the noise that is searched, and how many of its best peaks tell where the tail begins."""
 
 FindHidden = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 """Given positions of candidates `(n, 2)` as (x, y) in the full micrograph, those most like a template first, and their
